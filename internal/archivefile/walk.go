@@ -1,0 +1,193 @@
+package archivefile
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+)
+
+// Kind is what an archive file holds.
+type Kind string
+
+const (
+	// V3 is one backend, ./db.
+	V3 Kind = "v3"
+	// V2 is a data dir of the v2 store, ./member with its WAL and raft snapshots.
+	V2 Kind = "v2"
+	// Bare is a backend that is not in an archive: a file of "etcdctl snapshot save", or a copied member/snap/db.
+	Bare Kind = "bare"
+)
+
+// ErrNotArchive says that a file is neither an archive file nor a backend.
+var ErrNotArchive = errors.New("neither a snapshot archive nor an etcd backend file")
+
+// Entry is one file of an archive, by the clean name inside it: "db", or "member/snap/db".
+type Entry struct {
+	Name string
+	// Size is the number of bytes that the reader gives; -1 for Bare, whose size shows only at its end.
+	Size int64
+}
+
+// Backend tells whether the entry is the backend that the archive is about.
+func (e Entry) Backend() bool { return e.Name == backendName }
+
+const (
+	backendName = "db"
+	// mostEntries bounds a v2 data dir: etcd keeps 5 WAL files and 5 raft snapshots by default.
+	mostEntries = 1000
+)
+
+// memberFile are the files of a v2 data dir that etcd reads.
+var memberFile = regexp.MustCompile(`^member/(wal/[0-9a-f]{16}-[0-9a-f]{16}\.wal|snap/[0-9a-f]{16}-[0-9a-f]{16}\.snap|snap/db)$`)
+
+// Walk reads an archive file, or a bare backend, from r and calls visit for each file in it. visit must read the entry to
+// its end before it acts on it: the end is where a cut or damaged archive shows. Walk refuses more than limit bytes of
+// content, any name or type that an archive file does not have, the same name twice, and bytes after the end.
+func Walk(r io.Reader, limit int64, visit func(Entry, io.Reader) error) (Kind, error) {
+	buffered := bufio.NewReaderSize(r, 256<<10)
+	magic, err := buffered.Peek(bareMagicEnd)
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		return walkArchive(buffered, limit, visit)
+	case isBare(magic):
+		return Bare, visit(Entry{Name: backendName, Size: -1}, &limited{r: buffered, left: limit})
+	case err != nil && !errors.Is(err, io.EOF):
+		return "", fmt.Errorf("read archive: %w", err)
+	default:
+		return "", ErrNotArchive
+	}
+}
+
+// A bbolt file starts with meta page 0: a 16-byte page header, then the magic number in the machine's byte order.
+const (
+	bareMagicStart = 16
+	bareMagicEnd   = 20
+)
+
+func isBare(head []byte) bool {
+	return len(head) == bareMagicEnd && bytes.Equal(head[bareMagicStart:], []byte{0xed, 0xda, 0x0c, 0xed})
+}
+
+func walkArchive(r *bufio.Reader, limit int64, visit func(Entry, io.Reader) error) (Kind, error) {
+	unzipped, err := gzip.NewReader(r)
+	if err != nil {
+		return "", fmt.Errorf("read archive: %w", err)
+	}
+	defer unzipped.Close()
+	// The budget counts what comes out of the decompressor, so headers and padding of a bomb count as well.
+	content := &limited{r: unzipped, left: limit}
+	archive := tar.NewReader(content)
+	var kind Kind
+	seen := map[string]bool{}
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", fmt.Errorf("read archive: %w", err)
+		}
+		name, err := checkHeader(header)
+		if err != nil {
+			return "", err
+		}
+		if seen[name] || len(seen) >= mostEntries {
+			return "", fmt.Errorf("read archive: %q is in it twice, or it has more than %d entries", name, mostEntries)
+		}
+		seen[name] = true
+		if header.Typeflag == tar.TypeDir {
+			continue
+		}
+		entryKind := V2
+		if name == backendName {
+			entryKind = V3
+		}
+		if kind != "" && kind != entryKind {
+			return "", errors.New("read archive: it holds both ./db and ./member; one archive holds the v3 keys or the v2 keys")
+		}
+		kind = entryKind
+		if header.Size > content.left {
+			return "", fmt.Errorf("read archive: %q announces %d bytes, above the limit of %d", name, header.Size, limit)
+		}
+		if err := visit(Entry{Name: name, Size: header.Size}, archive); err != nil {
+			return "", err
+		}
+	}
+	if kind == "" {
+		return "", errors.New("read archive: it holds neither ./db nor ./member")
+	}
+	return kind, checkEnd(content, r)
+}
+
+// checkEnd reads the rest of the archive, which may only be tar's padding, so that gzip's own checksum is reached.
+func checkEnd(content io.Reader, r *bufio.Reader) error {
+	block := make([]byte, 32<<10)
+	for {
+		n, err := content.Read(block)
+		if len(bytes.Trim(block[:n], "\x00")) > 0 {
+			return errors.New("read archive: there are bytes after its end")
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read archive: %w", err)
+		}
+	}
+	if _, err := r.Peek(1); !errors.Is(err, io.EOF) {
+		return errors.New("read archive: there are bytes after its end")
+	}
+	return nil
+}
+
+// checkHeader gives the clean name of an entry that an archive file may have.
+func checkHeader(header *tar.Header) (string, error) {
+	name := strings.TrimSuffix(strings.TrimPrefix(header.Name, "./"), "/")
+	if name == "" {
+		name = "."
+	}
+	if path.Clean(name) != name || path.IsAbs(header.Name) || strings.HasPrefix(name, "..") {
+		return "", fmt.Errorf("read archive: unsafe name %q", header.Name)
+	}
+	switch header.Typeflag {
+	case tar.TypeDir:
+		switch name {
+		case ".", "member", "member/wal", "member/snap":
+			return name, nil
+		}
+	case tar.TypeReg:
+		if name == backendName || memberFile.MatchString(name) {
+			return name, nil
+		}
+	default:
+		return "", fmt.Errorf("read archive: %q is a link, device or other special file", header.Name)
+	}
+	return "", fmt.Errorf("read archive: unexpected entry %q", header.Name)
+}
+
+// limited gives at most left bytes and then an error, unlike io.LimitedReader, which pretends an end.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		var one [1]byte
+		if n, err := l.r.Read(one[:]); n == 0 {
+			return 0, err
+		}
+		return 0, errors.New("the content is larger than the limit")
+	}
+	n, err := l.r.Read(p[:min(int64(len(p)), l.left)])
+	l.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,171 @@
+// Package cli is the command line: one file per command, each of which turns flags into an options struct, makes one call,
+// and prints. It also is what the program does under other names: called as "juju" it speaks of itself as juju.
+//
+// It is the top of the import levels, used by main alone, and it is not safe for concurrent use. Data goes to the standard
+// output, talk to the standard error, and the exit code says the rest.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/holdfast-project/holdfast/internal/config"
+)
+
+// Environment is what the program was started with.
+type Environment struct {
+	// Args are the words after the program's name.
+	Args []string
+	// Program is the name that the program was called by, without folders.
+	Program        string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+}
+
+// Version is the version of this program.
+const Version = "0.1.0-dev"
+
+// app is what every command shares.
+type app struct {
+	Environment
+	// exit is the exit code of a command that did its work and has something to say by it.
+	exit int
+}
+
+// Run runs the command line and gives the exit code.
+func Run(ctx context.Context, environment Environment) int {
+	a := &app{Environment: environment}
+	if a.Program != "juju" {
+		a.Program = "holdfast"
+	}
+	err := a.root().ExecuteContext(ctx)
+	if err == nil {
+		return a.exit
+	}
+	fmt.Fprintf(a.Stderr, "ERROR %v\n", err)
+	if hint := a.hint(err); hint != "" {
+		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
+	}
+	return exitCode(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           a.Program,
+		Short:         "Keeps the state of a Kubernetes cluster, which lives in etcd, safe and recoverable",
+		Args:          cobra.ArbitraryArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       Version,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q for %q", args[0], a.Program)}
+			}
+			return c.Help()
+		},
+	}
+	root.SetArgs(a.Args)
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddGroup(
+		&cobra.Group{ID: groupPage, Title: "The backups page:"},
+		&cobra.Group{ID: groupUnits, Title: "Units:"},
+		&cobra.Group{ID: groupTasks, Title: "Tasks:"},
+		&cobra.Group{ID: groupHost, Title: "On the host of a unit:"},
+	)
+	for _, group := range []struct {
+		id       string
+		commands []*cobra.Command
+	}{
+		{groupPage, []*cobra.Command{a.runAction(), a.run(), a.snapshotHelp(), a.restoreHelp(), a.scp(), a.verify(), a.attachResource(), a.resources()}},
+		{groupUnits, []*cobra.Command{a.deploy(), a.addUnit(), a.removeUnit(), a.destroy(), a.start(), a.status(), a.env()}},
+		{groupTasks, []*cobra.Command{a.actions(), a.showActionOutput(), a.showActionStatus(), a.cancelAction(), a.operations(), a.showOperation(), a.showTask(), a.cancelTask()}},
+		{groupHost, []*cobra.Command{a.agent(), a.localAction(), a.etcd(), a.spawn()}},
+	} {
+		for _, command := range group.commands {
+			command.GroupID = group.id
+			command.Args = usageArgs(command.Args)
+			root.AddCommand(command)
+		}
+	}
+	return root
+}
+
+const (
+	groupPage  = "page"
+	groupUnits = "units"
+	groupTasks = "tasks"
+	groupHost  = "host"
+)
+
+// home gives the folder of the local state.
+func (a *app) home() (string, error) { return config.Home(a.Getenv) }
+
+// self gives the path of this program, for the processes that it starts.
+func self() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	return filepath.EvalSymlinks(path)
+}
+
+// terminal tells whether a stream is a terminal that a person looks at.
+func terminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// exactArgs is cobra.ExactArgs as a usage error.
+func exactArgs(n int, usage string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("want %s, given %d words", usage, len(args))}
+		}
+		return nil
+	}
+}
+
+// usageArgs makes what a check of cobra's refuses a usage error.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	if check == nil {
+		return nil
+	}
+	return func(command *cobra.Command, args []string) error {
+		if err := check(command, args); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+// usageError is a command line that cannot be understood: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// output gives where a command's data goes: the file of -o, or the standard output.
+func (a *app) output(file string, write func(io.Writer) error) (err error) {
+	if file == "" {
+		return write(a.Stdout)
+	}
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open output file: %w", err)
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	return write(out)
+}

@@ -1,0 +1,360 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-project/holdfast/internal/action"
+	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/inventory"
+	"github.com/holdfast-project/holdfast/internal/juju"
+	"github.com/holdfast-project/holdfast/internal/unit"
+)
+
+// invoke runs a command line in a home of its own, as a person without a terminal does.
+func invoke(t *testing.T, program, home string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, talk bytes.Buffer
+	code = Run(t.Context(), Environment{
+		Args: args, Program: program, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &talk,
+		Getenv: func(name string) string { return map[string]string{"HOLDFAST_HOME": home}[name] },
+	})
+	return code, out.String(), talk.String()
+}
+
+// TestCommandLines holds what needs no unit: usage, help, and an empty home.
+func TestCommandLines(t *testing.T) {
+	home := t.TempDir()
+	directory := t.TempDir()
+	for line, want := range map[string]struct {
+		code           int
+		stdout, stderr string // what each begins with; "" means nothing at all
+	}{
+		"":                                      {0, "Keeps the state of a Kubernetes cluster", ""},
+		"--version":                             {0, "holdfast version ", ""},
+		"dance":                                 {2, "", `ERROR unknown command "dance" for "holdfast"`},
+		"--colour":                              {2, "", "ERROR unknown flag: --colour"},
+		"status":                                {0, "", `Model "default" is empty.`},
+		"status --format json":                  {0, "{", ""},
+		"status --format xml":                   {2, "", "ERROR "},
+		"status etcd":                           {1, "", `ERROR application "etcd" not found`},
+		"status a b":                            {2, "", "ERROR "},
+		"env etcd":                              {1, "", `ERROR application "etcd" not found`},
+		"env":                                   {2, "", "ERROR want one APPLICATION, given 0 words"},
+		"run-action":                            {2, "", "ERROR no unit specified"},
+		"run-action etcd/0":                     {2, "", "ERROR no action specified"},
+		"run-action etcd/0 snapshot":            {1, "", `ERROR unit "etcd/0" not found`},
+		"run-action etcd/0 snapshot --wait 10s": {2, "", `ERROR argument "10s" must be of the form key...=value`},
+		"run-action etcd/0 snapshot --params " + directory + "/none": {1, "", "ERROR read parameters: "},
+		"run etcd/0 snapshot --wait=5s --background":                 {2, "", "ERROR cannot specify both --wait and --background"},
+		"snapshot":                          {2, "", "ERROR no unit specified"},
+		"deploy":                            {2, "", "ERROR "},
+		"deploy mysql":                      {2, "", `ERROR cannot deploy "mysql": only "etcd" can be deployed`},
+		"deploy etcd --units 0":             {2, "", "ERROR --units must be at least 1, given 0"},
+		"deploy etcd --resource snapshot":   {2, "", `ERROR resource "snapshot" must be of the form NAME=FILE`},
+		"deploy etcd --resource etcd=/none": {1, "", `ERROR unknown resource "etcd": the only one is "snapshot"`},
+		"deploy etcd --resource snapshot=" + directory: {1, "", `ERROR attach resource "snapshot": open "` + directory + `": not a regular file`},
+		"deploy etcd --etcd-binary /none":              {1, "", "ERROR find etcd server: "},
+		"deploy etcd --etcd-binary " + directory:       {1, "", "ERROR find etcd server: "},
+		"deploy etcd --etcd-binary /bin/true":          {1, "", `ERROR ask "/bin/true" for its version: it is no etcd server`},
+		"add-unit etcd":                                {1, "", `ERROR application "etcd" not found`},
+		"add-unit etcd -n 0":                           {2, "", "ERROR --num-units must be at least 1, given 0"},
+		"remove-unit etcd/0":                           {1, "", `ERROR unit "etcd/0" not found`},
+		"remove-unit etcd":                             {2, "", `ERROR parse unit name "etcd"`},
+		"destroy etcd --yes":                           {1, "", `ERROR application "etcd" not found`},
+		"start":                                        {0, "every agent of this machine runs", ""},
+		"scp a b":                                      {2, "", `ERROR one of "a" and "b" must be UNIT:PATH, and the other a path on this machine`},
+		"scp etcd/0:a etcd/1:b":                        {2, "", "ERROR one of "},
+		"scp etcd/0:a":                                 {2, "", "ERROR want SOURCE and DESTINATION, given 1 words"},
+		"scp etcd/0:a " + directory:                    {1, "", `ERROR unit "etcd/0" not found`},
+		"verify":                                       {2, "", "ERROR "},
+		"verify /none":                                 {1, "", `ERROR verify "/none": `},
+		"verify " + directory:                          {1, "", `ERROR verify "` + directory + `": open "` + directory + `": not a regular file`},
+		"verify a --output xml":                        {2, "", `ERROR --output must be text or json, given "xml"`},
+		"verify a b --sha256 00":                       {2, "", "ERROR --sha256 goes with one file, given 2"},
+		"agent":                                        {2, "", "ERROR --config is required"},
+		"agent --config /none":                         {1, "", "ERROR read agent configuration: "},
+		"local-action snapshot":                        {2, "", "ERROR --config is required"},
+		"operations":                                   {0, "", "no matching operations"},
+		"operations --status dancing":                  {2, "", "ERROR "},
+		"show-task 1":                                  {1, "", "ERROR "},
+		"show-action-output x":                         {1, "", "ERROR "},
+		"actions etcd":                                 {1, "", `ERROR application "etcd" not found`},
+		"resources etcd":                               {1, "", `ERROR application "etcd" not found`},
+	} {
+		code, stdout, stderr := invoke(t, "holdfast", home, strings.Fields(line)...)
+		if code != want.code {
+			t.Errorf("%s: exit code %d, want %d: %s", line, code, want.code, stderr)
+		}
+		for stream, pair := range map[string][2]string{"output": {stdout, want.stdout}, "error": {stderr, want.stderr}} {
+			if got, begin := pair[0], pair[1]; !strings.HasPrefix(got, begin) || begin == "" && got != "" {
+				t.Errorf("%s: standard %s is\n%swant\n%s", line, stream, got, begin)
+			}
+		}
+		if code == 2 && !strings.Contains(stderr, "\nhint: holdfast --help, or holdfast COMMAND --help\n") {
+			t.Errorf("%s: no hint:\n%s", line, stderr)
+		}
+	}
+	if left, err := os.ReadDir(home); err != nil || len(left) > 2 { // the inventory's lock, and whom it is of
+		t.Errorf("the home holds %v: %v", left, err)
+	}
+}
+
+func TestHelpWarns(t *testing.T) {
+	for _, name := range []string{"snapshot", "restore"} {
+		code, help, _ := invoke(t, "holdfast", t.TempDir(), name, "--help")
+		for _, warning := range []string{volumesWarning, restoreWarning} {
+			if code != 0 || !strings.Contains(help, "Warning: "+warning) {
+				t.Errorf("%s --help does not warn %q:\n%s", name, warning, help)
+			}
+		}
+	}
+	for program, want := range map[string]string{"juju": "juju", "holdfast": "holdfast", "anything": "holdfast", "": "holdfast"} {
+		_, help, _ := invoke(t, program, t.TempDir(), "run-action", "--help")
+		if !strings.Contains(help, "  "+want+" run-action etcd/0 snapshot --wait\n") || !strings.Contains(help, "\nUsage:\n  "+want+" run-action ") {
+			t.Errorf("called as %q it speaks of\n%s", program, help)
+		}
+	}
+}
+
+func TestExitCodesAndHints(t *testing.T) {
+	a := &app{Environment: Environment{Program: "holdfast"}}
+	wrap := func(err error) error { return fmt.Errorf("a: %w", errors.Join(errors.New("b"), err)) }
+	for name, tt := range map[string]struct {
+		err  error
+		code int
+		hint string
+	}{
+		"any":          {errors.New("x"), 1, ""},
+		"interrupted":  {wrap(errInterrupted), 130, ""},
+		"cancelled":    {wrap(context.Canceled), 130, ""},
+		"usage":        {wrap(usagef("x")), 2, "holdfast --help, or holdfast COMMAND --help"},
+		"Juju's usage": {wrap(&juju.UsageError{}), 2, "holdfast --help, or holdfast COMMAND --help"},
+		"locked":       {wrap(action.ErrLocked), 11, "the agent of this unit runs; ask it with run-action, or stop it first"},
+		"not found":    {wrap(inventory.ErrNotFound), 1, "holdfast status lists the applications and units"},
+		"unreachable":  {wrap(api.ErrUnreachable), 1, "holdfast status shows which agents answer; holdfast start starts those of this machine that do not run"},
+		"refused":      {wrap(&api.StatusError{Code: 409}), 1, ""},
+		"hinted":       {wrap(hinted{inventory.ErrNotFound, "try this"}), 1, "try this"},
+	} {
+		if code, hint := exitCode(tt.err), a.hint(tt.err); code != tt.code || hint != tt.hint {
+			t.Errorf("%s: exit code %d, hint %q", name, code, hint)
+		}
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	etcd0 := juju.UnitRef{Unit: unit.Name{Application: "etcd"}}
+	leader, err := juju.ParseUnitRef("etcd/leader")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for word, want := range map[string]place{
+		"file":                {path: "file"},
+		"./etcd/0:x":          {path: "./etcd/0:x"},
+		"a:b":                 {path: "a:b"},
+		"etcd/0:":             {reference: etcd0, onUnit: true},
+		"etcd/0:/a:b":         {reference: etcd0, onUnit: true, path: "/a:b"},
+		"etcd/0:a b":          {reference: etcd0, onUnit: true, path: "a b"},
+		"ubuntu@etcd/0:/x":    {reference: etcd0, onUnit: true, path: "/x"},
+		"etcd/leader:/x":      {reference: leader, onUnit: true, path: "/x"},
+		"etcd/00:/x":          {path: "etcd/00:/x"},
+		"/etcd/0:/x":          {path: "/etcd/0:/x"},
+		"ubuntu@example:/x":   {path: "ubuntu@example:/x"},
+		"":                    {},
+		"etcd/0":              {path: "etcd/0"},
+		"x@y@etcd/0:/x":       {path: "x@y@etcd/0:/x"},
+		"C:\\snapshot.tar.gz": {path: "C:\\snapshot.tar.gz"},
+	} {
+		if got := parsePlace(word); got != want {
+			t.Errorf("%q is %+v, want %+v", word, got, want)
+		}
+	}
+}
+
+// TestReceive wants a copy whole under its name or not there at all.
+func TestReceive(t *testing.T) {
+	dir := t.TempDir()
+	to := filepath.Join(dir, "file")
+	cut := io.MultiReader(strings.NewReader("half"), iotestError{errors.New("cut")})
+	if err := receive(to, cut, false); err == nil || err.Error() != "cut" {
+		t.Errorf("a copy that is cut: %v", err)
+	}
+	for i, content := range []string{"first", "second"} {
+		if err := receive(to, strings.NewReader(content), i > 0); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(to)
+		if got, readErr := os.ReadFile(to); err != nil || readErr != nil || string(got) != content || info.Mode() != 0o600 {
+			t.Errorf("it holds %q, mode %s", got, info.Mode())
+		}
+	}
+	err := receive(to, strings.NewReader("third"), false)
+	if err == nil || err.Error() != fmt.Sprintf("copy to %q: it exists", to) || (&app{}).hint(err) != "--overwrite replaces it" {
+		t.Errorf("a copy onto a file: %v", err)
+	}
+	cut = io.MultiReader(strings.NewReader("half"), iotestError{errors.New("cut")})
+	if err := receive(to, cut, true); err == nil {
+		t.Error("a copy that is cut replaces a file")
+	}
+	if got, err := os.ReadFile(to); err != nil || string(got) != "second" {
+		t.Errorf("the file holds %q: %v", got, err)
+	}
+	if err := receive(filepath.Join(dir, "none", "file"), strings.NewReader("x"), false); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("into a folder that is not there: %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+type iotestError struct{ error }
+
+func (e iotestError) Read([]byte) (int, error) { return 0, e.error }
+
+func TestOpenRegular(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	for _, err := range []error{os.WriteFile(file, []byte("12345"), 0o600), os.Symlink("file", filepath.Join(dir, "link")), syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	for name, good := range map[string]bool{"file": true, "link": true, "pipe": false, "socket": false, ".": false, "none": false, "/dev/null": false} {
+		path := name
+		if !filepath.IsAbs(name) {
+			path = filepath.Join(dir, name)
+		}
+		opened, size, err := openRegular(path)
+		if (err == nil) != good || good && size != 5 {
+			t.Errorf("%s: %d bytes, %v", name, size, err)
+		}
+		if err == nil {
+			opened.Close()
+		}
+	}
+}
+
+func TestExpectedSum(t *testing.T) {
+	dir := t.TempDir()
+	file, sum := filepath.Join(dir, "a.tar.gz"), strings.Repeat("0A", 32)
+	for name, tt := range map[string]struct {
+		given, side, want, source string // the last is "" for an error
+	}{
+		"nothing said":  {"", "", "", "none to compare with"},
+		"given":         {sum, "", strings.ToLower(sum), "as given"},
+		"by the side":   {"", sum + "  a.tar.gz\n", strings.ToLower(sum), "as in a.tar.gz.sha256"},
+		"given is more": {sum, strings.Repeat("1", 64) + "  a.tar.gz\n", strings.ToLower(sum), "as given"},
+		"empty side":    {"", "\n", "", ""},
+		"short side":    {"", "abc  a.tar.gz\n", "", ""},
+	} {
+		os.Remove(file + ".sha256")
+		if tt.side != "" {
+			if err := os.WriteFile(file+".sha256", []byte(tt.side), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, source, err := expectedSum(file, tt.given)
+		if (err == nil) != (tt.source != "") || want != tt.want || source != tt.source {
+			t.Errorf("%s: %q, %q, %v", name, want, source, err)
+		}
+	}
+}
+
+func TestFirstProblem(t *testing.T) {
+	name := func(n int) unit.Name { return unit.Name{Application: "etcd", Number: n} }
+	good := answer[api.Unit]{name: name(0), value: api.Unit{Etcd: api.Etcd{Members: 2, Healthy: 2}}}
+	second := func(e api.Etcd, err error) answer[api.Unit] {
+		return answer[api.Unit]{name: name(1), value: api.Unit{Etcd: e}, err: err}
+	}
+	for want, other := range map[string]answer[api.Unit]{
+		"":                                     good,
+		`unit "etcd/1": agent does not answer`: second(api.Etcd{}, fmt.Errorf("unit %q: %w", name(1), api.ErrUnreachable)),
+		`unit "etcd/1": etcd does not run`:     second(api.Etcd{Error: "etcd does not run"}, nil),
+		`unit "etcd/1" is a learner`:           second(api.Etcd{Learner: true, Members: 2, Healthy: 2}, nil),
+		`unit "etcd/1" sees 1 of 2 members healthy`: second(api.Etcd{Members: 2, Healthy: 1}, nil),
+		`unit "etcd/1" sees 3 of 3 members healthy`: second(api.Etcd{Members: 3, Healthy: 3}, nil),
+	} {
+		if err := firstProblem([]answer[api.Unit]{good, other}, 2); want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	for n, want := range map[int]string{0: "0 units", 1: "1 unit", 2: "2 units"} {
+		if got := plural(n, "unit"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	names := []unit.Name{{Application: "etcd"}, {Application: "etcd", Number: 1}}
+	if got := joinNames(names); got != "etcd/0, etcd/1" || joinNames(nil) != "" {
+		t.Errorf("names %q", got)
+	}
+	if got, err := parseUnits([]string{"etcd/0", "etcd/1"}); err != nil || fmt.Sprint(got) != fmt.Sprint(names) {
+		t.Errorf("units %v, %v", got, err)
+	}
+}
+
+// TestParams wants text to stay text where the action takes text, and numbers to stay exact.
+func TestParams(t *testing.T) {
+	spec := action.Spec{Name: "x", Params: []action.Param{
+		{Name: "text", Type: action.String}, {Name: "whole", Type: action.Integer}, {Name: "yes", Type: action.Boolean},
+	}}
+	for words, want := range map[string]string{
+		"text=0 whole=0 yes=y":                `map[text:0 whole:0 yes:true]`,
+		"text=3.10 whole=9223372036854775807": `map[text:3.10 whole:9223372036854775807]`,
+		"text=yes":                            `map[text:yes]`,
+		"text=":                               `map[text:]`,
+		"whole=x":                             "error",
+		"whole=9223372036854775808":           "error",
+		"yes=3":                               "error",
+		"other=1":                             "error",
+	} {
+		request, err := juju.ParseRequest(juju.Legacy, append([]string{"etcd/0", "x"}, strings.Fields(words)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := paramsFor(spec, request, juju.ParamOptions{})
+		if (err != nil) != (want == "error") || err == nil && fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, %v", words, got, err)
+		}
+	}
+}
+
+// TestProgress says nothing about what is over soon, one line about what lasts, and cleans up after itself.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := &progress{out: &out, what: "waiting for etcd", started: time.Now()}
+		p.say("nothing yet")
+		time.Sleep(quiet - time.Millisecond)
+		p.say("nothing yet")
+		p.done()
+		if out.Len() != 0 {
+			t.Errorf("a short wait says %q", out.String())
+		}
+		time.Sleep(time.Second)
+		p.say(strings.Repeat("x", 200))
+		p.done()
+		line, cleared := strings.CutSuffix(out.String(), clearLine)
+		if !strings.HasPrefix(line, clearLine+"waiting for etcd (2s): xxx") || !cleared || len(line) > 120 {
+			t.Errorf("it says %q", out.String())
+		}
+	})
+}

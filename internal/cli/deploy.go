@@ -1,0 +1,492 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-project/holdfast/internal/action"
+	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/deploy"
+	"github.com/holdfast-project/holdfast/internal/etcdproc"
+	"github.com/holdfast-project/holdfast/internal/inventory"
+	"github.com/holdfast-project/holdfast/internal/unit"
+)
+
+// healthTimeout is how long units may take to become healthy voting members.
+const healthTimeout = 2 * time.Minute
+
+// charmName is the one thing that can be deployed, by its name in the backups page.
+const charmName = "etcd"
+
+// provider makes units on this machine.
+func (a *app) provider() (*deploy.Provider, error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	program, err := self()
+	if err != nil {
+		return nil, err
+	}
+	return &deploy.Provider{
+		Home: home, Program: program, Inventory: inventory.Open(inventoryFile(home)), Environ: os.Environ(),
+		Say: func(format string, args ...any) { fmt.Fprintf(a.Stderr, format+"\n", args...) },
+	}, nil
+}
+
+func (a *app) deploy() *cobra.Command {
+	var units int
+	var options deploy.Options
+	var resources []string
+	var noWait bool
+	command := &cobra.Command{
+		Use:   "deploy etcd [NAME]",
+		Short: "Deploy an etcd cluster of one or more units on this machine",
+		Long: "Deploy an etcd cluster of one or more units on this machine. Each unit is an agent and the etcd that it supervises,\n" +
+			"with TLS and client certificates on every listener. It returns when every unit is a healthy voting member.",
+		Example: "  " + a.Program + " deploy etcd --units 3\n  " + a.Program + " deploy etcd new-etcd --resource snapshot=FILE",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			if args[0] != charmName {
+				return usagef("cannot deploy %q: only %q can be deployed", args[0], charmName)
+			}
+			if units < 1 {
+				return usagef("--units must be at least 1, given %d", units)
+			}
+			attachments, err := parseAttachments(resources)
+			if err != nil {
+				return err
+			}
+			if err := resolveEtcd(c.Context(), &options); err != nil {
+				return err
+			}
+			return a.deployUnits(c.Context(), args[len(args)-1], units, options, attachments, noWait)
+		},
+	}
+	flags := command.Flags()
+	flags.IntVarP(&units, "units", "n", 1, "number of units")
+	flags.StringVar(&options.EtcdBinary, "etcd-binary", "", "etcd server to run, of version 3.4 to 3.7; without it the one inside this program")
+	flags.StringVar(&options.EtcdTools, "etcd-tools", "", "folder with that server's etcdctl and etcdutl (default: the folder of --etcd-binary)")
+	flags.StringArrayVar(&options.EtcdArgs, "etcd-arg", nil, "argument to add to the server's, such as --enable-v2; may be repeated")
+	flags.StringArrayVar(&resources, "resource", nil, "attach a file, as in snapshot=FILE")
+	flags.BoolVar(&noWait, "no-wait", false, "do not wait for the units to be healthy")
+	return command
+}
+
+// resolveEtcd makes the paths absolute, asks the binary for its version, and finds the tools beside it.
+func resolveEtcd(ctx context.Context, o *deploy.Options) (err error) {
+	if o.EtcdBinary == "" {
+		return nil
+	}
+	if o.EtcdBinary, err = filepath.Abs(o.EtcdBinary); err != nil {
+		return err
+	}
+	info, err := os.Stat(o.EtcdBinary)
+	if err != nil {
+		return fmt.Errorf("find etcd server: %w", err)
+	}
+	if info.IsDir() || info.Mode()&0o111 == 0 {
+		return fmt.Errorf("find etcd server: %q is no program", o.EtcdBinary)
+	}
+	version, err := etcdproc.BinaryVersion(ctx, o.EtcdBinary)
+	if err != nil {
+		return err
+	}
+	if err := etcdproc.CheckSupported(version); err != nil {
+		return fmt.Errorf("etcd server %q: %w", o.EtcdBinary, err)
+	}
+	if o.EtcdTools == "" {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(o.EtcdBinary), "etcdctl")); err == nil {
+			o.EtcdTools = filepath.Dir(o.EtcdBinary)
+		}
+		return nil
+	}
+	o.EtcdTools, err = filepath.Abs(o.EtcdTools)
+	return err
+}
+
+func (a *app) deployUnits(ctx context.Context, application string, units int, options deploy.Options, files []attachment, noWait bool) error {
+	provider, err := a.provider()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Stderr, "deploying %s with %s\n", application, plural(units, "unit"))
+	names, err := provider.Deploy(ctx, application, units, options)
+	if err != nil {
+		return a.halfDeployed(err, application, names)
+	}
+	if noWait {
+		return nil
+	}
+	m, err := a.model()
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	if err := a.awaitHealthy(ctx, m, provider, application, units); err != nil {
+		return a.halfDeployed(err, application, names)
+	}
+	for _, file := range files {
+		if err := a.attach(ctx, m, application, file); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(a.Stdout, "%s is ready: %s\n", application, joinNames(names))
+	return nil
+}
+
+// halfDeployed adds how to be rid of what is there so far.
+func (a *app) halfDeployed(err error, application string, names []unit.Name) error {
+	if len(names) == 0 {
+		return err
+	}
+	return hinted{err, fmt.Sprintf("%s destroy %s --yes removes what was made", a.Program, application)}
+}
+
+// awaitHealthy waits until the application has so many units whose members are all healthy and vote.
+func (a *app) awaitHealthy(ctx context.Context, m *model, provider *deploy.Provider, application string, units int) error {
+	deadline := time.Now().Add(healthTimeout)
+	progress := a.progress("waiting for " + application)
+	defer progress.done()
+	for {
+		states, err := m.unitStates(ctx, application)
+		if err != nil {
+			return err
+		}
+		problem := firstProblem(states, units)
+		if problem == nil {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("application %q is not healthy after %s: %w%s", application, healthTimeout, problem, lastWords(provider, states))
+		}
+		progress.say(problem.Error())
+		pause(ctx, 200*time.Millisecond)
+	}
+}
+
+// firstProblem gives what keeps the units from being healthy voting members, nil when nothing does.
+func firstProblem(states []answer[api.Unit], units int) error {
+	for _, state := range states {
+		etcd := state.value.Etcd
+		switch {
+		case state.err != nil:
+			return state.err
+		case etcd.Error != "":
+			return fmt.Errorf("unit %q: %s", state.name, etcd.Error)
+		case etcd.Learner:
+			return fmt.Errorf("unit %q is a learner", state.name)
+		case etcd.Members != units || etcd.Healthy != units:
+			return fmt.Errorf("unit %q sees %d of %d members healthy", state.name, etcd.Healthy, etcd.Members)
+		}
+	}
+	return nil
+}
+
+// lastWords gives the end of the log of the first agent that does not answer.
+func lastWords(provider *deploy.Provider, states []answer[api.Unit]) string {
+	for _, state := range states {
+		if words := agentWords(provider, state.name, state.err); words != "" {
+			return words
+		}
+	}
+	return ""
+}
+
+// agentWords gives the end of the log of an agent that does not answer; nothing after any other error.
+func agentWords(provider *deploy.Provider, name unit.Name, err error) string {
+	if !errors.Is(err, api.ErrUnreachable) {
+		return ""
+	}
+	tail, err := provider.AgentLog(name, 5)
+	if err != nil || tail == "" {
+		return ""
+	}
+	return fmt.Sprintf("\nthe agent of %s said last:\n%s", name, tail)
+}
+
+func (a *app) addUnit() *cobra.Command {
+	var units int
+	var noWait bool
+	command := &cobra.Command{
+		Use:     "add-unit APPLICATION",
+		Short:   "Add units to an application, one learner at a time",
+		Example: "  " + a.Program + " add-unit new-etcd -n 2",
+		Args:    exactArgs(1, "one APPLICATION"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if units < 1 {
+				return usagef("--num-units must be at least 1, given %d", units)
+			}
+			provider, err := a.provider()
+			if err != nil {
+				return err
+			}
+			if err := a.checkGrowable(c.Context(), args[0]); err != nil {
+				return err
+			}
+			var added []unit.Name
+			for range units {
+				name, err := provider.AddUnit(c.Context(), args[0])
+				if err != nil {
+					return a.halfAdded(err, name)
+				}
+				added = append(added, name)
+			}
+			if noWait {
+				return nil
+			}
+			m, err := a.model()
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			names, err := m.units(args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.awaitHealthy(c.Context(), m, provider, args[0], len(names)); err != nil {
+				return fmt.Errorf("%s added, but: %w", joinNames(added), err)
+			}
+			fmt.Fprintf(a.Stdout, "added %s: %s has %s\n", joinNames(added), args[0], plural(len(names), "unit"))
+			return nil
+		},
+	}
+	command.Flags().IntVarP(&units, "num-units", "n", 1, "number of units to add")
+	command.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for the units to be healthy")
+	return command
+}
+
+// checkGrowable refuses to add to an application that is not well: etcd would not take the new member, and what is wrong
+// comes first for whoever wants to put it right.
+func (a *app) checkGrowable(ctx context.Context, application string) error {
+	m, err := a.model()
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	states, err := m.unitStates(ctx, application)
+	if err != nil {
+		return err
+	}
+	if problem := firstProblem(states, len(states)); problem != nil {
+		return hinted{
+			fmt.Errorf("nothing was added: application %q is not healthy: %w", application, problem),
+			fmt.Sprintf("%s start %s, or %s remove-unit of what is gone for good, then add again", a.Program, application, a.Program),
+		}
+	}
+	return nil
+}
+
+func (a *app) halfAdded(err error, name unit.Name) error {
+	if name.IsZero() {
+		return err
+	}
+	return hinted{err, fmt.Sprintf("%s remove-unit %s removes what was made", a.Program, name)}
+}
+
+func (a *app) removeUnit() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove-unit UNIT...",
+		Short: "Take units out of their cluster and stop them; their files are set aside",
+		Long: "Take units out of their cluster and stop them. Their files are moved to the folder \"removed\" of the home, for you to delete.\n" +
+			"Unit numbers are not used again. The last unit is removed with destroy.",
+		Example: "  " + a.Program + " remove-unit etcd/2",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			names, err := parseUnits(args)
+			if err != nil {
+				return err
+			}
+			provider, err := a.provider()
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				keptAt, err := provider.RemoveUnit(c.Context(), name)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(a.Stdout, "removed %s; its files are in %s\n", name, keptAt)
+			}
+			return nil
+		},
+	}
+}
+
+func parseUnits(words []string) ([]unit.Name, error) {
+	var names []unit.Name
+	for _, word := range words {
+		name, err := unit.ParseName(word)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func (a *app) destroy() *cobra.Command {
+	var yes bool
+	command := &cobra.Command{
+		Use:   "destroy APPLICATION",
+		Short: "Stop the units of an application and delete them with their data",
+		Long: "Stop the units of an application and delete them with their data and their snapshot archives. Copy the archives that you\n" +
+			"want to keep first. It says what it deletes and asks for the name of the application.",
+		Example: "  " + a.Program + " destroy etcd",
+		Args:    exactArgs(1, "one APPLICATION"),
+		RunE: func(c *cobra.Command, args []string) error {
+			provider, err := a.provider()
+			if err != nil {
+				return err
+			}
+			inv, err := provider.Inventory.View()
+			if err != nil {
+				return err
+			}
+			names, err := inv.Units(args[0])
+			if err != nil {
+				return err
+			}
+			archives, err := countArchives(provider, names)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Stderr, "destroying %s deletes %s (%s), their etcd data, and %s on them\n",
+				args[0], plural(len(names), "unit"), joinNames(names), plural(archives, "snapshot archive"))
+			if !yes {
+				if err := a.confirm(args[0]); err != nil {
+					return err
+				}
+			}
+			if err := provider.Destroy(c.Context(), args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Stdout, "%s is destroyed\n", args[0])
+			return nil
+		},
+	}
+	command.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return command
+}
+
+// confirm lets a person at a terminal type the name of what is to be destroyed.
+func (a *app) confirm(name string) error {
+	if !terminal(a.Stdin) {
+		return hinted{errors.New("nothing was destroyed: there is no terminal to ask at"), "add --yes"}
+	}
+	fmt.Fprintf(a.Stderr, "Type %q to go on: ", name)
+	answer, err := bufio.NewReader(a.Stdin).ReadString('\n')
+	if err != nil || strings.TrimSpace(answer) != name {
+		return errors.New("nothing was destroyed")
+	}
+	return nil
+}
+
+// countArchives counts the archives that go with the units.
+func countArchives(provider *deploy.Provider, names []unit.Name) (int, error) {
+	count := 0
+	for _, name := range names {
+		root := filepath.Join(provider.Folder(name), "root")
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if match, _ := filepath.Match("etcd-snapshot-*.tar.gz", filepath.Base(path)); match {
+				count++
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // removed meanwhile, or the unit was never made
+			}
+			return err
+		})
+		if err != nil {
+			return 0, fmt.Errorf("look for archives: %w", err)
+		}
+	}
+	return count, nil
+}
+
+func (a *app) start() *cobra.Command {
+	return &cobra.Command{
+		Use:   "start [APPLICATION]",
+		Short: "Start the agents of this machine that do not run, and with them their etcd",
+		Long:  "Start the agents of this machine that do not run, after a restart of the machine for example. Each starts its etcd,\nor goes on with the one that runs. It returns when they answer.",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			provider, err := a.provider()
+			if err != nil {
+				return err
+			}
+			m, err := a.model()
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			names, err := m.units(strings.Join(args, ""))
+			if err != nil {
+				return err
+			}
+			started, err := provider.Start(c.Context(), names)
+			if err != nil {
+				return err
+			}
+			if len(started) == 0 {
+				fmt.Fprintln(a.Stdout, "every agent of this machine runs")
+				return nil
+			}
+			if err := awaitAgents(c.Context(), m, provider, started); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Stdout, "started %s\n", joinNames(started))
+			return nil
+		},
+	}
+}
+
+// agentTimeout is how long an agent that was started may take to answer: it first undoes what a crash has left.
+const agentTimeout = 30 * time.Second
+
+// awaitAgents waits until the agents of all these units answer.
+func awaitAgents(ctx context.Context, m *model, provider *deploy.Provider, names []unit.Name) error {
+	deadline := time.Now().Add(agentTimeout)
+	for {
+		answers := askAll(ctx, m, names, func(ctx context.Context, c *api.Client) ([]action.Spec, error) { return c.Actions(ctx) })
+		i := slices.IndexFunc(answers, func(one answer[[]action.Spec]) bool { return one.err != nil })
+		switch {
+		case i < 0:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return fmt.Errorf("the agent of unit %q was started and does not answer after %s: %w%s", answers[i].name, agentTimeout,
+				answers[i].err, agentWords(provider, answers[i].name, answers[i].err))
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+func joinNames(names []unit.Name) string {
+	words := make([]string, len(names))
+	for i, name := range names {
+		words[i] = name.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+// plural gives "1 unit" and "3 units".
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-project/holdfast/internal/action"
+	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/inventory"
+	"github.com/holdfast-project/holdfast/internal/juju"
+)
+
+// The exit codes. docs/contracts/exit-codes.md tells them to people.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitLocked      = 11
+	exitInterrupted = 130
+)
+
+// errInterrupted means that a person pressed Ctrl-C.
+var errInterrupted = errors.New("interrupted")
+
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case errors.Is(err, errInterrupted), errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, action.ErrLocked):
+		return exitLocked
+	default:
+		return max(juju.ErrorExitCode(err), exitFailed)
+	}
+}
+
+// hinted is an error with a command to try next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+// hint gives one line with a command to type next, or nothing.
+func (a *app) hint(err error) string {
+	var own hinted
+	var usage usageError
+	var jujuUsage *juju.UsageError
+	switch {
+	case errors.As(err, &own):
+		return own.hint
+	case errors.As(err, &usage), errors.As(err, &jujuUsage):
+		return fmt.Sprintf("%s --help, or %s COMMAND --help", a.Program, a.Program)
+	case errors.Is(err, inventory.ErrNotFound):
+		return fmt.Sprintf("%s status lists the applications and units", a.Program)
+	case errors.Is(err, api.ErrUnreachable):
+		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run", a.Program, a.Program)
+	case errors.Is(err, action.ErrLocked):
+		return "the agent of this unit runs; ask it with run-action, or stop it first"
+	}
+	return ""
+}

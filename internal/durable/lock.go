@@ -1,0 +1,42 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// ErrLocked means that someone else holds the lock.
+var ErrLocked = errors.New("locked by another process")
+
+// Lock takes the exclusive lock on the file path and waits for it as long as it takes. The file is created when missing,
+// mode 0600, and stays: removing a lock file would let two holders in. The lock is between processes and within one; it
+// ends with release or with the process, however that ends. Programs that the process starts do not inherit it. release
+// is called once.
+func Lock(path string) (release func() error, err error) { return lock(path, syscall.LOCK_EX) }
+
+// TryLock is Lock without the wait: when the lock is held its error is ErrLocked.
+func TryLock(path string) (release func() error, err error) {
+	return lock(path, syscall.LOCK_EX|syscall.LOCK_NB)
+}
+
+func lock(path string, how int) (func() error, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock %q: %w", path, errors.Join(err, f.Close()))
+	}
+	return f.Close, nil
+}

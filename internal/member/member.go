@@ -1,0 +1,263 @@
+// Package member talks to one live etcd member: its status, the membership of its cluster, and upkeep (compaction,
+// defragmentation, alarms).
+//
+// A Client is safe for concurrent use. Every call is bounded by its context; nothing is retried here, and nothing is
+// written to etcd except by the methods that say so.
+package member
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-project/holdfast/internal/history"
+)
+
+// DialTimeout bounds one attempt to connect. A member on a healthy network answers in milliseconds.
+const DialTimeout = 5 * time.Second
+
+// ID is an etcd member or cluster id, written in hexadecimal as etcdctl does.
+type ID uint64
+
+// String gives the lower-case hexadecimal form.
+func (id ID) String() string { return strconv.FormatUint(uint64(id), 16) }
+
+// Member is one entry of a cluster's membership.
+type Member struct {
+	ID         ID
+	Name       string // empty until the member has started once
+	PeerURLs   []string
+	ClientURLs []string
+	Learner    bool
+}
+
+// Status is what a member says of itself.
+type Status struct {
+	ClusterID ID
+	MemberID  ID
+	Leader    ID // 0 when there is none
+	Version   string
+	Revision  history.Revision
+	// Size and InUse are the bytes of the backend file and of its pages in use.
+	Size, InUse int64
+	RaftIndex   uint64
+	RaftTerm    uint64
+	Learner     bool
+	// Errors are the member's own complaints, such as alarms.
+	Errors []string
+}
+
+// ErrNotReady is the class of refusals that pass by themselves: a learner that has not caught up, or members that have not
+// been connected for long enough for the membership to change.
+var ErrNotReady = errors.New("not ready yet")
+
+// Client is a connection to one member.
+type Client struct {
+	endpoint string
+	etcd     *clientv3.Client
+}
+
+// Dial prepares a client of the member at endpoint, a client URL. It does not wait for the connection: that nobody is there
+// shows at the first call. config may be nil for plain http. The caller closes the client.
+func Dial(endpoint string, config *tls.Config) (*Client, error) {
+	etcd, err := clientv3.New(clientv3.Config{
+		Endpoints:   []string{endpoint},
+		TLS:         config,
+		DialTimeout: DialTimeout,
+		Logger:      zap.NewNop(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dial member %q: %w", endpoint, err)
+	}
+	return &Client{endpoint: endpoint, etcd: etcd}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.etcd.Close() }
+
+// Endpoint is the client URL that the client was made for.
+func (c *Client) Endpoint() string { return c.endpoint }
+
+// Conn is the raw connection, for the calls that clientv3 hides.
+func (c *Client) Conn() grpc.ClientConnInterface { return c.etcd.ActiveConnection() }
+
+// Status asks the member for its state. It needs no quorum. Unlike the calls that go through etcd's own client, which try
+// again for as long as they may, it tells at once that nobody is there.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	reply, err := pb.NewMaintenanceClient(c.Conn()).Status(ctx, &pb.StatusRequest{})
+	if err != nil {
+		return Status{}, c.wrap("read status", err)
+	}
+	return Status{
+		ClusterID: ID(reply.Header.ClusterId),
+		MemberID:  ID(reply.Header.MemberId),
+		Leader:    ID(reply.Leader),
+		Version:   reply.Version,
+		Revision:  history.Revision(reply.Header.Revision),
+		Size:      reply.DbSize,
+		InUse:     reply.DbSizeInUse,
+		RaftIndex: reply.RaftIndex,
+		RaftTerm:  reply.RaftTerm,
+		Learner:   reply.IsLearner,
+		Errors:    reply.Errors,
+	}, nil
+}
+
+// Members lists the membership that a quorum agrees on, learners and members that never started included. (Before etcd 3.5
+// it is what this member knows.)
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	reply, err := c.etcd.MemberList(ctx)
+	if err != nil {
+		return nil, c.wrap("list members", err)
+	}
+	return fromMembers(reply.Members), nil
+}
+
+// KnownMembers is Members by this member's own knowledge, which may be old and needs no quorum.
+func (c *Client) KnownMembers(ctx context.Context) ([]Member, error) {
+	reply, err := pb.NewClusterClient(c.Conn()).MemberList(ctx, &pb.MemberListRequest{})
+	if err != nil {
+		return nil, c.wrap("list members", err)
+	}
+	return fromMembers(reply.Members), nil
+}
+
+// AddLearner adds a non-voting member and gives its id with the new membership. It writes to the cluster.
+func (c *Client) AddLearner(ctx context.Context, peerURL string) (ID, []Member, error) {
+	reply, err := c.etcd.MemberAddAsLearner(ctx, []string{peerURL})
+	if err != nil {
+		return 0, nil, c.wrap(fmt.Sprintf("add learner %q", peerURL), err)
+	}
+	return ID(reply.Member.ID), fromMembers(reply.Members), nil
+}
+
+// Promote makes a learner a voting member. It writes to the cluster and fails while the learner is behind.
+func (c *Client) Promote(ctx context.Context, id ID) error {
+	if _, err := c.etcd.MemberPromote(ctx, uint64(id)); err != nil {
+		return c.wrap(fmt.Sprintf("promote member %s", id), err)
+	}
+	return nil
+}
+
+// SetPeerURL changes where the other members reach a member. It writes to the cluster.
+func (c *Client) SetPeerURL(ctx context.Context, id ID, peerURL string) error {
+	if _, err := c.etcd.MemberUpdate(ctx, uint64(id), []string{peerURL}); err != nil {
+		return c.wrap(fmt.Sprintf("set peer URL of member %s", id), err)
+	}
+	return nil
+}
+
+// Remove takes a member out of the cluster. It writes to the cluster.
+func (c *Client) Remove(ctx context.Context, id ID) error {
+	if _, err := c.etcd.MemberRemove(ctx, uint64(id)); err != nil {
+		return c.wrap(fmt.Sprintf("remove member %s", id), err)
+	}
+	return nil
+}
+
+// Probe reads one key through the leader: it succeeds only when the member serves and a quorum answers. That the caller may
+// not read the key is an answer too: etcd says so after the quorum has answered.
+func (c *Client) Probe(ctx context.Context) error {
+	_, err := c.etcd.Get(ctx, "health")
+	if err == nil || errors.Is(err, rpctypes.ErrPermissionDenied) || errors.Is(err, rpctypes.ErrUserEmpty) {
+		return nil
+	}
+	return c.wrap("probe", err)
+}
+
+// CountKeys counts the live keys, by the leader's knowledge.
+func (c *Client) CountKeys(ctx context.Context) (int64, error) {
+	reply, err := c.etcd.Get(ctx, "", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, c.wrap("count keys", err)
+	}
+	return reply.Count, nil
+}
+
+// Alarm is an alarm that a member has raised.
+type Alarm struct {
+	Member ID
+	Kind   string // NOSPACE or CORRUPT
+}
+
+// String is the line that etcdctl prints for an alarm.
+func (a Alarm) String() string { return fmt.Sprintf("memberID:%d alarm:%s", uint64(a.Member), a.Kind) }
+
+// Alarms lists the cluster's alarms.
+func (c *Client) Alarms(ctx context.Context) ([]Alarm, error) {
+	reply, err := c.etcd.AlarmList(ctx)
+	if err != nil {
+		return nil, c.wrap("list alarms", err)
+	}
+	return fromAlarms(reply.Alarms), nil
+}
+
+// DisarmAlarms clears every alarm of the cluster and gives those it cleared. It writes to the cluster.
+func (c *Client) DisarmAlarms(ctx context.Context) ([]Alarm, error) {
+	reply, err := c.etcd.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+	if err != nil {
+		return nil, c.wrap("disarm alarms", err)
+	}
+	return fromAlarms(reply.Alarms), nil
+}
+
+// Compact drops the history below revision. With physical it returns only when the space is free for reuse.
+func (c *Client) Compact(ctx context.Context, revision history.Revision, physical bool) error {
+	var options []clientv3.CompactOption
+	if physical {
+		options = append(options, clientv3.WithCompactPhysical())
+	}
+	if _, err := c.etcd.Compact(ctx, int64(revision), options...); err != nil {
+		return c.wrap(fmt.Sprintf("compact to revision %s", revision), err)
+	}
+	return nil
+}
+
+// Defragment rewrites this member's backend file. The member serves nothing meanwhile.
+func (c *Client) Defragment(ctx context.Context) error {
+	if _, err := c.etcd.Defragment(ctx, c.endpoint); err != nil {
+		return c.wrap("defragment", err)
+	}
+	return nil
+}
+
+// wrap names the step and the endpoint, says "no answer" where gRPC only says that time ran out, and marks what passes by
+// itself.
+func (c *Client) wrap(step string, err error) error {
+	for _, passing := range []error{rpctypes.ErrUnhealthy, rpctypes.ErrMemberNotEnoughStarted, rpctypes.ErrMemberLearnerNotReady, rpctypes.ErrTooManyLearners} {
+		if errors.Is(err, passing) {
+			return fmt.Errorf("%s at %s: %w: %w", step, c.endpoint, ErrNotReady, err)
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded {
+		return fmt.Errorf("%s at %s: no answer in time: %w", step, c.endpoint, err)
+	}
+	return fmt.Errorf("%s at %s: %w", step, c.endpoint, err)
+}
+
+func fromMembers(list []*pb.Member) []Member {
+	members := make([]Member, 0, len(list))
+	for _, m := range list {
+		members = append(members, Member{ID: ID(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
+	}
+	return members
+}
+
+func fromAlarms(list []*pb.AlarmMember) []Alarm {
+	alarms := make([]Alarm, 0, len(list))
+	for _, a := range list {
+		alarms = append(alarms, Alarm{Member: ID(a.MemberID), Kind: a.Alarm.String()})
+	}
+	return alarms
+}

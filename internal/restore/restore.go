@@ -1,0 +1,196 @@
+// Package restore turns a checked backend file into the data dir of a new cluster of one member, and says beforehand what
+// a restore will do.
+//
+// It sits between snapshot, which has judged the file, and the restore action, which hands it a stage of datadir and
+// switches to what was built. Build writes only into the empty stage and never talks to a live cluster; stopping,
+// switching and starting etcd is the caller's. The data dir itself is made by etcd's own package etcdutl; what is added
+// here is that the result is complete, durable, private and checked before anybody relies on it. It is made with etcd
+// 3.7's code and served by etcd 3.4 to 3.7.
+//
+// Build runs in one goroutine and may run for several stages at once. Not promised: that the members of the old cluster
+// cannot be reached any more; they keep their own cluster id and are strangers to the new one.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	etcdsnapshot "go.etcd.io/etcd/etcdutl/v3/snapshot"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	"go.uber.org/zap"
+
+	"github.com/holdfast-project/holdfast/internal/datadir"
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/snapshot"
+)
+
+// RevisionBump is how far above every revision that anyone may have seen a restored cluster goes on. It is the distance
+// that etcd's documentation advises: more than any cluster writes between two snapshots.
+const RevisionBump = 1_000_000_000
+
+// ErrCorruptAlarm means that the members of the cluster that was saved had found their data to differ.
+var ErrCorruptAlarm = errors.New("the backend carries a CORRUPT alarm: its cluster had found that its members disagree")
+
+// Options of Build.
+type Options struct {
+	// Backend is the path of the backend file, with or without etcd's trailer. It is only read.
+	Backend string
+	// Source is what snapshot said of that very file.
+	Source snapshot.Info
+	// Stage is where the data dir goes: its data folder is absent or empty, its WAL folder absent.
+	Stage datadir.Stage
+	// Name and PeerURL are those of the member that will serve the data.
+	Name, PeerURL string
+	// Target is the version of the etcd that will serve the data; zero when that is not known.
+	Target Minor
+	// KeepRevision lets the new cluster go on at the revision of the backend. By default it goes on RevisionBump above
+	// that and HighestKnown, and everything below is marked compacted: then watchers and caches that have seen a later
+	// revision, as those of Kubernetes API servers, notice and read everything again, instead of missing changes.
+	KeepRevision bool
+	// HighestKnown is the highest revision that clients of the unit may have seen; zero when not known.
+	HighestKnown history.Revision
+	// AcceptCorrupt takes a backend that carries a CORRUPT alarm.
+	AcceptCorrupt bool
+}
+
+// Result is what Build has made.
+type Result struct {
+	// Revision is the first revision of the new cluster. Unless it was kept, it is marked compacted.
+	Revision  history.Revision
+	Compacted bool
+	// ClusterID and MemberID are new.
+	ClusterID, MemberID uint64
+	// HashChecked tells that etcd's own sha256 was checked; a file without trailer has none.
+	HashChecked bool
+	// DroppedAlarms names alarms of the old cluster that were not taken over, such as "NOSPACE".
+	DroppedAlarms []string
+}
+
+// Build makes a data dir in the stage, checks it as a whole and makes it durable, with etcd's own modes 0700 and 0600
+// whatever the umask is. Keys, values, revisions, versions, leases, users and roles are those of the backend; the members
+// and alarms of the old cluster and a downgrade that it was in are not taken over. The cluster id is new.
+//
+// ErrCorruptAlarm can be lifted by Options. On error nothing is left in the stage. Build looks at ctx between its steps;
+// the longest is one copy of the file.
+func Build(ctx context.Context, opts Options) (result Result, err error) {
+	if err := opts.check(); err != nil {
+		return Result{}, fmt.Errorf("build data dir: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("build data dir: %w", err), empty(opts.Stage))
+		}
+	}()
+	return build(ctx, opts)
+}
+
+// check refuses before anything is written, so that Build never removes what it did not make.
+func (o Options) check() error {
+	if o.Name == "" {
+		return errors.New("the member has no name")
+	}
+	info, err := os.Stat(o.Backend)
+	if err != nil {
+		return err
+	}
+	if info.Size() != o.Source.Size {
+		return fmt.Errorf("backend %q has %d bytes, not the %d that were checked", o.Backend, info.Size(), o.Source.Size)
+	}
+	if max(o.Source.Revision, o.HighestKnown) > math.MaxInt64-2*RevisionBump {
+		return fmt.Errorf("revision %d is too high to go on from", max(o.Source.Revision, o.HighestKnown))
+	}
+	entries, err := os.ReadDir(o.Stage.Data)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("stage %q is not empty", o.Stage.Data)
+	}
+	if o.Stage.WAL == "" {
+		return nil
+	}
+	if _, err := os.Lstat(o.Stage.WAL); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, fmt.Errorf("WAL stage %q exists", o.Stage.WAL))
+	}
+	return nil
+}
+
+func build(ctx context.Context, opts Options) (Result, error) {
+	source, err := readSource(opts.Backend)
+	if err != nil {
+		return Result{}, err
+	}
+	if source.corrupt && !opts.AcceptCorrupt {
+		return Result{}, ErrCorruptAlarm
+	}
+	// A token of its own for each restore makes the cluster id differ from that of any other, so that a member of an
+	// old cluster that is still alive can neither join nor be joined.
+	token := uuid.NewString()
+	result := Result{
+		HashChecked: opts.Source.Trailer, DroppedAlarms: source.alarms,
+		Revision: NextRevision(opts.Source.Revision, opts.HighestKnown, opts.KeepRevision), Compacted: !opts.KeepRevision,
+	}
+	if result.ClusterID, result.MemberID, err = identify(opts.Name, opts.PeerURL, token); err != nil {
+		return Result{}, err
+	}
+	config := etcdsnapshot.RestoreConfig{
+		SnapshotPath: opts.Backend, SkipHashCheck: !opts.Source.Trailer,
+		Name: opts.Name, PeerURLs: []string{opts.PeerURL}, InitialCluster: opts.Name + "=" + opts.PeerURL, InitialClusterToken: token,
+		OutputDataDir: opts.Stage.Data, OutputWALDir: opts.Stage.WAL,
+	}
+	if result.Compacted {
+		// etcdutl counts from the last record, which a compaction may have left below the revision.
+		config.MarkCompacted, config.RevisionBump = true, uint64(result.Revision-source.lastRecord)
+	}
+	steps := []func() error{
+		func() error {
+			return runEtcd(func(log *zap.Logger) error { return etcdsnapshot.NewV3(log).Restore(config) })
+		},
+		func() error { return dropState(backendOf(opts.Stage), source, opts.Target) },
+		func() error { return seal(opts.Stage) },
+		func() error { return inspect(ctx, opts, result) },
+	}
+	for _, step := range steps {
+		if err := ctx.Err(); err != nil {
+			return Result{}, context.Cause(ctx)
+		}
+		if err := step(); err != nil {
+			return Result{}, err
+		}
+	}
+	return result, nil
+}
+
+// identify gives the ids that etcd derives from name, URL and token.
+func identify(name, peerURL, token string) (clusterID, memberID uint64, err error) {
+	urls, err := types.NewURLsMap(name + "=" + peerURL)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(urls) != 1 || len(urls[name]) != 1 {
+		return 0, 0, fmt.Errorf("name %q and peer URL %q do not make one member", name, peerURL)
+	}
+	cluster, err := membership.NewClusterFromURLsMap(zap.NewNop(), token, urls)
+	if err != nil {
+		return 0, 0, err
+	}
+	return uint64(cluster.ID()), uint64(cluster.MemberIDs()[0]), nil
+}
+
+func backendOf(s datadir.Stage) string { return filepath.Join(s.Data, "member", "snap", "db") }
+
+// empty removes what Build has put into a stage that was empty.
+func empty(s datadir.Stage) error {
+	err := os.RemoveAll(filepath.Join(s.Data, "member"))
+	if s.WAL != "" {
+		err = errors.Join(err, os.RemoveAll(s.WAL), os.RemoveAll(s.WAL+".tmp")) // etcd's WAL starts under that name.
+	}
+	return err
+}
