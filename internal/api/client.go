@@ -168,6 +168,10 @@ func (c *Client) send(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, c.unreachable(request.Context(), err)
 	}
+	// The transport may still hand out what the agent wrote when it saw the caller go. That is no answer to the call.
+	if err := request.Context().Err(); err != nil {
+		return nil, errors.Join(c.unreachable(request.Context(), err), answer.Body.Close())
+	}
 	if answer.StatusCode/100 == 2 {
 		return answer, nil
 	}
@@ -197,7 +201,7 @@ func (c *Client) read(request *http.Request, answer *http.Response, into any) er
 		return nil
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		if request.Context().Err() != nil { // what came after the end of a call is no answer to it
+		if request.Context().Err() != nil { // as in send
 			return c.unreachable(request.Context(), err)
 		}
 		return fmt.Errorf("unit %q: read answer of its agent at %s: %w", c.unit, c.address, err)

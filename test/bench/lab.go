@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
 	"github.com/holdfast-project/holdfast/internal/etcdtest/kubeload"
+	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
 // lab is the folder and the processes of one run.
@@ -111,12 +112,20 @@ type deployed struct {
 
 // deploy makes an application of one unit and connects to its etcd.
 func (l *lab) deploy(ctx context.Context, application string) (*deployed, error) {
-	folder := filepath.Join(l.dir, "home", "units", application+"-0")
-	d := &deployed{application: application, unit: application + "/0", folder: folder, root: filepath.Join(folder, "root")}
+	d := &deployed{application: application}
 	l.units = append(l.units, d)
-	if _, err := output(l.holdfast(ctx, "deploy", "etcd", application)); err != nil {
+	said, err := output(l.holdfast(ctx, "deploy", "etcd", application))
+	if err != nil {
 		return nil, err
 	}
+	// Numbers are not used again, so that a second one of the same name is not number 0.
+	d.unit = strings.TrimSpace(strings.TrimPrefix(said, application+" is ready:"))
+	name, err := unit.ParseName(d.unit)
+	if err != nil {
+		return nil, err
+	}
+	d.folder = filepath.Join(l.dir, "home", "units", name.Dir())
+	d.root = filepath.Join(d.folder, "root")
 	exports, err := output(l.holdfast(ctx, "env", application))
 	if err != nil {
 		return nil, err
@@ -156,7 +165,7 @@ func (l *lab) destroy(d *deployed) error {
 	if d.client != nil {
 		err = d.client.Close()
 	}
-	if _, statErr := os.Stat(d.folder); errors.Is(statErr, os.ErrNotExist) {
+	if _, statErr := os.Stat(filepath.Join(l.dir, "home")); errors.Is(statErr, os.ErrNotExist) {
 		return err
 	}
 	// Not cancelled with the run: it is what cleans up after an interrupt.
