@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/archivefile"
@@ -124,9 +126,106 @@ func TestEveryCutIsSeen(t *testing.T) {
 	data := backend(20_000)
 	archive := write(t, data)
 	for n := range len(archive) {
-		if _, _, err := read(archive[:n], mib); err == nil {
-			t.Fatalf("cut at %d of %d: no error", n, len(archive))
+		_, _, err := read(archive[:n], mib)
+		if n < 2 { // shorter than what tells an archive
+			if !errors.Is(err, archivefile.ErrNotArchive) {
+				t.Fatalf("cut at %d: %v", n, err)
+			}
+			continue
 		}
+		if err == nil || err.Error() != "the archive is cut off: it ends too early" || !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("cut at %d of %d: %v", n, len(archive), err)
+		}
+	}
+}
+
+// TestCutInside cuts what is packed: the gzip stream around it is whole.
+func TestCutInside(t *testing.T) {
+	unzipped, err := gzip.NewReader(bytes.NewReader(write(t, backend(20_000))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := io.ReadAll(unzipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{100, 600, 5000} {
+		if _, _, err := read(zip(t, content[:n]), mib); err == nil || err.Error() != "the archive is cut off: it ends too early" {
+			t.Errorf("cut at %d: %v", n, err)
+		}
+	}
+	content[512+100] ^= 1 // the header of ./db
+	if _, _, err := read(zip(t, content), mib); err == nil || err.Error() != "the archive is damaged: archive/tar: invalid tar header" || !errors.Is(err, tar.ErrHeader) {
+		t.Errorf("a bad header: %v", err)
+	}
+}
+
+func zip(t *testing.T, content []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	zipped := gzip.NewWriter(&out)
+	if _, err := zipped.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := zipped.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// TestDamageIsNamed wants the words for people, and the cause for programs.
+func TestDamageIsNamed(t *testing.T) {
+	archive := write(t, backend(20_000))
+	change := func(at int, to byte) []byte {
+		changed := bytes.Clone(archive)
+		changed[at] = to
+		return changed
+	}
+	end := len(archive)
+	for name, test := range map[string]struct {
+		archive []byte
+		want    string
+		cause   error
+	}{
+		"sum":         {change(end-5, ^archive[end-5]), "the archive is damaged: gzip: invalid checksum", gzip.ErrChecksum},
+		"method":      {change(2, 9), "the archive is damaged: gzip: invalid header", gzip.ErrHeader},
+		"first block": {change(10, 7), "the archive is damaged: flate: corrupt input before offset ", nil},
+		"second part": {slices.Concat(archive, change(2, 9)), "the archive is damaged: gzip: invalid header", gzip.ErrHeader},
+		"cut second":  {slices.Concat(archive, archive[:5]), "the archive is cut off: it ends too early", io.ErrUnexpectedEOF},
+		"cut name":    {[]byte{0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 0, 'a'}, "the archive is cut off: it ends too early", io.ErrUnexpectedEOF},
+		"one more":    {slices.Concat(archive, []byte{0}), "read archive: there are bytes after its end", nil},
+		"two":         {slices.Concat(archive, archive), "read archive: there are bytes after its end", nil},
+	} {
+		_, _, err := read(test.archive, mib)
+		if err == nil || !strings.HasPrefix(err.Error(), test.want) || test.cause != nil && !errors.Is(err, test.cause) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	// What the disk says is not about the archive.
+	disk := errors.New("input/output error")
+	_, err := archivefile.Walk(io.MultiReader(bytes.NewReader(archive[:2000]), iotest.ErrReader(disk)), mib, func(_ archivefile.Entry, r io.Reader) error {
+		_, err := io.Copy(io.Discard, r)
+		return err
+	})
+	if !errors.Is(err, disk) || strings.Contains(err.Error(), "archive is") {
+		t.Errorf("a bad disk: %v", err)
+	}
+}
+
+// TestPartsAreOneArchive reads what "cat" made of the parts of a gzip stream, as the gzip program does.
+func TestPartsAreOneArchive(t *testing.T) {
+	data := backend(20_000)
+	unzipped, err := gzip.NewReader(bytes.NewReader(write(t, data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := io.ReadAll(unzipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, got, err := read(slices.Concat(zip(t, content[:700]), zip(t, nil), zip(t, content[700:])), mib)
+	if err != nil || kind != archivefile.V3 || !bytes.Equal(got["db"], data) {
+		t.Errorf("kind %q, equal %v, err %v", kind, bytes.Equal(got["db"], data), err)
 	}
 }
 
@@ -193,7 +292,7 @@ func TestHostileArchives(t *testing.T) {
 		"v2 and v3":        {pack(t, file("./db"), file("./member/snap/db")), "both ./db and ./member"},
 		"too large":        {pack(t, tar.Header{Typeflag: tar.TypeReg, Name: "./db", Size: 3 * mib}), "above the limit"},
 		"bomb in padding":  {bomb(t), "larger than the limit"},
-		"bytes after gzip": {append(write(t, backend(100)), "more"...), ""},
+		"bytes after gzip": {append(write(t, backend(100)), "more"...), "there are bytes after its end"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -228,9 +327,36 @@ func bomb(t *testing.T) []byte {
 	return out.Bytes()
 }
 
+// TestSniff wants the same of a file as Walk does, by its beginning.
+func TestSniff(t *testing.T) {
+	archive, bare := write(t, backend(5000)), bareFile()
+	for name, test := range map[string]struct {
+		content []byte
+		want    error
+	}{
+		"archive": {archive, nil}, "cut archive": {archive[:2], nil}, "bare": {bare, nil}, "cut bare": {bare[:20], nil},
+		"shorter": {bare[:19], archivefile.ErrNotArchive}, "half a magic number": {archive[:1], archivefile.ErrNotArchive},
+		"empty": {nil, archivefile.ErrNotArchive}, "text": {[]byte("notes, of which there are many"), archivefile.ErrNotArchive},
+	} {
+		if err := archivefile.Sniff(bytes.NewReader(test.content)); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+		if _, _, err := read(test.content, mib); errors.Is(err, archivefile.ErrNotArchive) != (test.want != nil) {
+			t.Errorf("%s: Walk says %v", name, err)
+		}
+	}
+	disk := errors.New("input/output error")
+	if err := archivefile.Sniff(iotest.ErrReader(disk)); !errors.Is(err, disk) {
+		t.Errorf("a bad disk: %v", err)
+	}
+}
+
+func bareFile() []byte {
+	return append(append(make([]byte, 16), 0xed, 0xda, 0x0c, 0xed), make([]byte, 5000)...)
+}
+
 func TestKinds(t *testing.T) {
-	bare := append(make([]byte, 16), 0xed, 0xda, 0x0c, 0xed)
-	bare = append(bare, make([]byte, 5000)...)
+	bare := bareFile()
 	kind, got, err := read(bare, mib)
 	if err != nil || kind != archivefile.Bare || !bytes.Equal(got["db"], bare) {
 		t.Errorf("bare: kind %q, err %v", kind, err)

@@ -10,8 +10,6 @@ import (
 	"path"
 	"regexp"
 	"strings"
-
-	"github.com/klauspost/compress/gzip"
 )
 
 // Kind is what an archive file holds.
@@ -53,17 +51,21 @@ var memberFile = regexp.MustCompile(`^member/(wal/[0-9a-f]{16}-[0-9a-f]{16}\.wal
 // content, any name or type that an archive file does not have, the same name twice, and bytes after the end.
 func Walk(r io.Reader, limit int64, visit func(Entry, io.Reader) error) (Kind, error) {
 	buffered := bufio.NewReaderSize(r, 256<<10)
-	magic, err := buffered.Peek(bareMagicEnd)
+	packed, err := sniff(buffered)
 	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	case err != nil:
+		return "", err
+	case packed:
 		return walkArchive(buffered, limit, visit)
-	case isBare(magic):
-		return Bare, visit(Entry{Name: backendName, Size: -1}, &limited{r: buffered, left: limit})
-	case err != nil && !errors.Is(err, io.EOF):
-		return "", fmt.Errorf("read archive: %w", err)
-	default:
-		return "", ErrNotArchive
 	}
+	return Bare, visit(Entry{Name: backendName, Size: -1}, &limited{r: buffered, left: limit})
+}
+
+// Sniff looks at the beginning of a file only. Its error is ErrNotArchive when Walk would not even start on it; what it
+// lets pass can still be cut off, damaged, or an archive of something else.
+func Sniff(r io.Reader) error {
+	_, err := sniff(bufio.NewReaderSize(r, bareMagicEnd))
+	return err
 }
 
 // A bbolt file starts with meta page 0: a 16-byte page header, then the magic number in the machine's byte order.
@@ -72,18 +74,32 @@ const (
 	bareMagicEnd   = 20
 )
 
-func isBare(head []byte) bool {
-	return len(head) == bareMagicEnd && bytes.Equal(head[bareMagicStart:], []byte{0xed, 0xda, 0x0c, 0xed})
+const (
+	gzipMagic = "\x1f\x8b"
+	bareMagic = "\xed\xda\x0c\xed"
+)
+
+// sniff tells an archive from a bare backend.
+func sniff(r *bufio.Reader) (packed bool, err error) {
+	head, err := r.Peek(bareMagicEnd)
+	switch {
+	case strings.HasPrefix(string(head), gzipMagic):
+		return true, nil
+	case len(head) == bareMagicEnd && string(head[bareMagicStart:]) == bareMagic:
+		return false, nil
+	case err != nil && !errors.Is(err, io.EOF):
+		return false, fmt.Errorf("read archive: %w", err)
+	}
+	return false, ErrNotArchive
 }
 
 func walkArchive(r *bufio.Reader, limit int64, visit func(Entry, io.Reader) error) (Kind, error) {
-	unzipped, err := gzip.NewReader(r)
+	stream, err := unzip(r)
 	if err != nil {
-		return "", fmt.Errorf("read archive: %w", err)
+		return "", inReading(err)
 	}
-	defer unzipped.Close()
 	// The budget counts what comes out of the decompressor, so headers and padding of a bomb count as well.
-	content := &limited{r: unzipped, left: limit}
+	content := &limited{r: stream, left: limit}
 	archive := tar.NewReader(content)
 	var kind Kind
 	seen := map[string]bool{}
@@ -93,7 +109,7 @@ func walkArchive(r *bufio.Reader, limit int64, visit func(Entry, io.Reader) erro
 			break
 		}
 		if err != nil {
-			return "", fmt.Errorf("read archive: %w", err)
+			return "", inReading(err)
 		}
 		name, err := checkHeader(header)
 		if err != nil {
@@ -117,35 +133,31 @@ func walkArchive(r *bufio.Reader, limit int64, visit func(Entry, io.Reader) erro
 		if header.Size > content.left {
 			return "", fmt.Errorf("read archive: %q announces %d bytes, above the limit of %d", name, header.Size, limit)
 		}
-		if err := visit(Entry{Name: name, Size: header.Size}, archive); err != nil {
+		if err := visit(Entry{Name: name, Size: header.Size}, explained{archive}); err != nil {
 			return "", err
 		}
 	}
 	if kind == "" {
 		return "", errors.New("read archive: it holds neither ./db nor ./member")
 	}
-	return kind, checkEnd(content, r)
+	return kind, checkEnd(content)
 }
 
 // checkEnd reads the rest of the archive, which may only be tar's padding, so that gzip's own checksum is reached.
-func checkEnd(content io.Reader, r *bufio.Reader) error {
+func checkEnd(content io.Reader) error {
 	block := make([]byte, 32<<10)
 	for {
 		n, err := content.Read(block)
 		if len(bytes.Trim(block[:n], "\x00")) > 0 {
-			return errors.New("read archive: there are bytes after its end")
+			return errMore
 		}
 		if errors.Is(err, io.EOF) {
-			break
+			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read archive: %w", err)
+			return inReading(err)
 		}
 	}
-	if _, err := r.Peek(1); !errors.Is(err, io.EOF) {
-		return errors.New("read archive: there are bytes after its end")
-	}
-	return nil
 }
 
 // checkHeader gives the clean name of an entry that an archive file may have.

@@ -42,9 +42,11 @@ type Stream struct {
 	// stall cancels the stream. It runs only while the member is waited for: that the reader takes its time is no stall.
 	stall *time.Timer
 	limit *rate.Limiter // nil means no pace
-	blob  []byte        // received and not yet read
-	left  int64         // bytes not yet read
-	err   error         // what every Read gives once blob is read
+	// unwatch ends what sets the limit by how the member is.
+	unwatch func()
+	blob    []byte // received and not yet read
+	left    int64  // bytes not yet read
+	err     error  // what every Read gives once blob is read
 }
 
 // Open starts a snapshot of the member and waits for its first bytes. The caller closes the stream; until then the
@@ -54,12 +56,15 @@ func Open(ctx context.Context, client *member.Client, pace Rate) (*Stream, error
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot of %s: %w", client.Endpoint(), err)
 	}
+	if pace == Automatic && s.limit != nil && s.size > considerateFrom {
+		s.unwatch = considerate(s.ctx, client.Probe, s.limit, longestRate(s.size))
+	}
 	return s, nil
 }
 
 func open(ctx context.Context, maintenance pb.MaintenanceClient, pace Rate, patience time.Duration) (_ *Stream, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &Stream{ctx: ctx, cancel: cancel, patience: patience}
+	s := &Stream{ctx: ctx, cancel: cancel, patience: patience, unwatch: func() {}}
 	s.stall = time.AfterFunc(patience, func() { cancel(fmt.Errorf("member sent nothing for %s", patience)) })
 	defer func() {
 		s.stall.Stop()
@@ -151,6 +156,7 @@ func (s *Stream) receive() ([]byte, error) {
 func (s *Stream) Close() error {
 	s.stall.Stop()
 	s.cancel(context.Canceled)
+	s.unwatch()
 	return nil
 }
 

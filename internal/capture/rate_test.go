@@ -2,6 +2,7 @@ package capture
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -159,4 +160,20 @@ func TestOwnPaceIsNoStall(t *testing.T) {
 		}
 		must(t, s.Close())
 	})
+}
+
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]Rate{
+		"automatic": Automatic, "0": Unlimited, "0MB": 0, "0/s": 0, "0.0": 0, "1": 1, "30MB": 30_000_000, "30MB/s": 30_000_000, "30 mb/s": 30_000_000, "8MiB": 8 << 20,
+		"1.5GB": 1_500_000_000, "60000000": 60_000_000, "1kB": 1000, "1PiB": 1 << 50,
+	} {
+		if got, err := ParseRate(text); err != nil || got != want {
+			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "/s", "fast", "-1", "-30MB", "1e6", "30MB/h", "30MB/s/s", "0x10", "2PiB", "99999999999999999999999999", "0.4", "0.9B", "1MB 2", "Automatic", "NaN", "Inf"} {
+		if got, err := ParseRate(text); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("given %q", text)) {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+	}
 }

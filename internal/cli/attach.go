@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/holdfast-project/holdfast/internal/archivefile"
 )
 
 // resourceName is the one resource that an application has.
@@ -17,7 +20,8 @@ const resourceName = "snapshot"
 // attachment is NAME=FILE of a command line.
 type attachment struct{ name, file string }
 
-func parseAttachments(words []string) ([]attachment, error) {
+// parseAttachments refuses what nobody can restore from, before anything is deployed or sent.
+func (a *app) parseAttachments(words []string) ([]attachment, error) {
 	var list []attachment
 	for _, word := range words {
 		name, file, found := strings.Cut(word, "=")
@@ -27,16 +31,27 @@ func parseAttachments(words []string) ([]attachment, error) {
 		if name != resourceName {
 			return nil, fmt.Errorf("unknown resource %q: the only one is %q", name, resourceName)
 		}
-		opened, _, err := openRegular(file)
-		if err != nil {
+		switch err := sniff(file); {
+		case errors.Is(err, archivefile.ErrNotArchive):
+			return nil, hinted{
+				fmt.Errorf("attach resource %q: %q is %w", name, file, err), a.Program + " verify FILE checks an archive as a whole",
+			}
+		case err != nil:
 			return nil, fmt.Errorf("attach resource %q: %w", name, err)
-		}
-		if err := opened.Close(); err != nil {
-			return nil, err
 		}
 		list = append(list, attachment{name: name, file: file})
 	}
 	return list, nil
+}
+
+// sniff looks at the beginning of a file.
+func sniff(name string) (err error) {
+	file, _, err := openRegular(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return archivefile.Sniff(file)
 }
 
 func (a *app) attachResource() *cobra.Command {
@@ -44,11 +59,12 @@ func (a *app) attachResource() *cobra.Command {
 		Use:     "attach-resource APPLICATION snapshot=FILE",
 		Aliases: []string{"attach"},
 		Short:   "Attach a snapshot archive to the units of an application, for restore",
-		Long:    "Attach a snapshot archive to the units of an application. restore takes the one that was attached last.",
+		Long: "Attach a snapshot archive to the units of an application. restore takes the one that was attached last. A file that is\n" +
+			"neither an archive nor an etcd backend is not sent; what is inside of one, verify checks, and restore.",
 		Example: "  " + a.Program + " attach-resource new-etcd snapshot=./etcd-snapshot-2018-09-26-18.04.02.tar.gz",
 		Args:    exactArgs(2, "APPLICATION and NAME=FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
-			files, err := parseAttachments(args[1:])
+			files, err := a.parseAttachments(args[1:])
 			if err != nil {
 				return err
 			}

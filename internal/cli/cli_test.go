@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/archivefile"
 	"github.com/holdfast-project/holdfast/internal/inventory"
 	"github.com/holdfast-project/holdfast/internal/juju"
 	"github.com/holdfast-project/holdfast/internal/unit"
@@ -37,6 +38,12 @@ func invoke(t *testing.T, program, home string, args ...string) (code int, stdou
 func TestCommandLines(t *testing.T) {
 	home := t.TempDir()
 	directory := t.TempDir()
+	notes, packed := filepath.Join(directory, "notes.txt"), filepath.Join(directory, "packed")
+	for _, err := range []error{os.WriteFile(notes, []byte("no archive, whatever it is called"), 0o600), os.WriteFile(packed, []byte{0x1f, 0x8b}, 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	for line, want := range map[string]struct {
 		code           int
 		stdout, stderr string // what each begins with; "" means nothing at all
@@ -65,6 +72,9 @@ func TestCommandLines(t *testing.T) {
 		"deploy etcd --resource snapshot":   {2, "", `ERROR resource "snapshot" must be of the form NAME=FILE`},
 		"deploy etcd --resource etcd=/none": {1, "", `ERROR unknown resource "etcd": the only one is "snapshot"`},
 		"deploy etcd --resource snapshot=" + directory: {1, "", `ERROR attach resource "snapshot": open "` + directory + `": not a regular file`},
+		"deploy etcd --resource snapshot=" + notes:     {1, "", notAttachable(notes)},
+		"attach-resource etcd snapshot=" + notes:       {1, "", notAttachable(notes)},
+		"attach-resource etcd snapshot=" + packed:      {1, "", `ERROR application "etcd" not found`},
 		"deploy etcd --etcd-binary /none":              {1, "", "ERROR find etcd server: "},
 		"deploy etcd --etcd-binary " + directory:       {1, "", "ERROR find etcd server: "},
 		"deploy etcd --etcd-binary /bin/true":          {1, "", `ERROR ask "/bin/true" for its version: it is no etcd server`},
@@ -109,6 +119,10 @@ func TestCommandLines(t *testing.T) {
 	if left, err := os.ReadDir(home); err != nil || len(left) > 2 { // the inventory's lock, and whom it is of
 		t.Errorf("the home holds %v: %v", left, err)
 	}
+}
+
+func notAttachable(file string) string {
+	return `ERROR attach resource "snapshot": "` + file + `" is neither a snapshot archive nor an etcd backend file` + "\nhint: holdfast verify FILE checks an archive as a whole\n"
 }
 
 func TestHelpWarns(t *testing.T) {
@@ -272,6 +286,93 @@ func TestExpectedSum(t *testing.T) {
 		want, source, err := expectedSum(file, tt.given)
 		if (err == nil) != (tt.source != "") || want != tt.want || source != tt.source {
 			t.Errorf("%s: %q, %q, %v", name, want, source, err)
+		}
+	}
+}
+
+// TestTakeSide wants what the side file says where it is about the archive, and an error where it is about another.
+func TestTakeSide(t *testing.T) {
+	sum := strings.Repeat("0a", 32)
+	found := finding{File: "/srv/a.tar.gz", SHA256: sum, SHA256Check: noSum, EtcdVersion: "3.5", EtcdFrom: "term"}
+	for name, tt := range map[string]struct {
+		side       archivefile.SideFile
+		check      string // of the sum, before
+		want, from string // "" for an error
+		checked    string
+	}{
+		"tells":           {archivefile.SideFile{SHA256: sum, EtcdVersion: "3.7.3"}, noSum, "3.7.3", "side file", "as in a.tar.gz.json"},
+		"no version":      {archivefile.SideFile{SHA256: sum}, noSum, "3.5", "term", "as in a.tar.gz.json"},
+		"a sum was given": {archivefile.SideFile{SHA256: sum, EtcdVersion: "3.7.3"}, "as given", "3.7.3", "side file", "as given"},
+		"another archive": {archivefile.SideFile{SHA256: strings.Repeat("0b", 32), EtcdVersion: "3.7.3"}, "as given", "", "", ""},
+	} {
+		f := found
+		f.SHA256Check = tt.check
+		err := f.takeSide(tt.side)
+		if tt.want == "" {
+			if err == nil || err.Error() != `"a.tar.gz.json" is about another archive: one with sha256 `+tt.side.SHA256+", this one has "+sum {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || f.EtcdVersion != tt.want || f.EtcdFrom != tt.from || f.SHA256Check != tt.checked {
+			t.Errorf("%s: %+v, %v", name, f, err)
+		}
+	}
+}
+
+func TestVersionText(t *testing.T) {
+	for want, f := range map[string]finding{
+		"3.7.3 (as in a.tar.gz.json)":              {File: "/srv/a.tar.gz", EtcdVersion: "3.7.3", EtcdFrom: "side file"},
+		"3.7.0 by its storage version":             {EtcdVersion: "3.7.0", EtcdFrom: "storage version"},
+		"3.5, or a newer one in its first seconds": {EtcdVersion: "3.5", EtcdFrom: "term"},
+		"3.5":          {Kind: "v2", EtcdVersion: "3.5", EtcdFrom: "term"},
+		"3.4 or older": {EtcdVersion: "3.4", EtcdFrom: "no term"},
+	} {
+		if got := f.versionText(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestHoldings wants everything counted that goes with a unit, and each thing once.
+func TestHoldings(t *testing.T) {
+	folder := t.TempDir()
+	data := filepath.Join(folder, "root", "var", "lib", "etcd")
+	for _, name := range []string{
+		"root/home/ubuntu/etcd-snapshots/etcd-snapshot-2018-09-26-18.04.02.tar.gz", "root/home/ubuntu/etcd-snapshots/etcd-snapshot-2018-09-26-18.04.02.tar.gz.json",
+		"root/mnt/etcd-snapshot-2018-09-26-18.04.02.tar.gz", "root/home/ubuntu/etcd-data-2018-09-26-18.04.02.tar.gz",
+		"root/var/lib/etcd/member/snap/db", "root/var/lib/etcd/member.before-restore-3d6a505e-20180926-180402/snap/db",
+		"root/var/lib/etcd/member.before-restore-4d6a505e-20180926-180402/snap/db", "root/mnt/member.before-restore-3d6a505e-20180926-180402/copy",
+		"state/etcd-snapshot-2018-09-26-18.04.02.tar.gz",
+	} {
+		path := filepath.Join(folder, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var h holdings
+	for range 2 { // as of two units
+		if err := h.count(folder, data+"/"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.count(filepath.Join(folder, "none"), data); err != nil || h != (holdings{snapshots: 4, archives: 2, folders: 4}) {
+		t.Errorf("%+v, %v", h, err)
+	}
+	one, two := []unit.Name{{Application: "etcd"}}, []unit.Name{{Application: "etcd"}, {Application: "etcd", Number: 1}}
+	const replaced = " of data that restores had replaced"
+	for want, tt := range map[string]struct {
+		holdings
+		names []unit.Name
+	}{
+		"1 unit (etcd/0), its etcd data, and 0 snapshot archives on it":                          {holdings{}, one},
+		"2 units (etcd/0, etcd/1), their etcd data, and 1 snapshot archive on them":              {holdings{snapshots: 1}, two},
+		"1 unit (etcd/0), its etcd data, 2 snapshot archives, 1 archive and 1 folder" + replaced: {holdings{2, 1, 1}, one},
+		"1 unit (etcd/0), its etcd data, 0 snapshot archives and 2 archives" + replaced:          {holdings{archives: 2}, one},
+		"2 units (etcd/0, etcd/1), their etcd data, 1 snapshot archive and 3 folders" + replaced: {holdings{snapshots: 1, folders: 3}, two},
+	} {
+		if got := tt.with(tt.names); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

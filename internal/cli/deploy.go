@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/datadir"
 	"github.com/holdfast-project/holdfast/internal/deploy"
 	"github.com/holdfast-project/holdfast/internal/etcdproc"
 	"github.com/holdfast-project/holdfast/internal/inventory"
@@ -63,7 +64,7 @@ func (a *app) deploy() *cobra.Command {
 			if units < 1 {
 				return usagef("--units must be at least 1, given %d", units)
 			}
-			attachments, err := parseAttachments(resources)
+			attachments, err := a.parseAttachments(resources)
 			if err != nil {
 				return err
 			}
@@ -343,8 +344,8 @@ func (a *app) destroy() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "destroy APPLICATION",
 		Short: "Stop the units of an application and delete them with their data",
-		Long: "Stop the units of an application and delete them with their data and their snapshot archives. Copy the archives that you\n" +
-			"want to keep first. It says what it deletes and asks for the name of the application.",
+		Long: "Stop the units of an application and delete them with their data, their snapshot archives, and what restores have kept of\n" +
+			"older data. Copy the archives that you want to keep first. It says what it deletes and asks for the name of the application.",
 		Example: "  " + a.Program + " destroy etcd",
 		Args:    exactArgs(1, "one APPLICATION"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -360,12 +361,17 @@ func (a *app) destroy() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			archives, err := countArchives(provider, names)
-			if err != nil {
-				return err
+			var held holdings
+			for _, name := range names {
+				record, err := inv.Unit(name)
+				if err != nil {
+					return err
+				}
+				if err := held.count(provider.Folder(name), record.DataDir); err != nil {
+					return fmt.Errorf("look for archives: %w", err)
+				}
 			}
-			fmt.Fprintf(a.Stderr, "destroying %s deletes %s (%s), their etcd data, and %s on them\n",
-				args[0], plural(len(names), "unit"), joinNames(names), plural(archives, "snapshot archive"))
+			fmt.Fprintf(a.Stderr, "destroying %s deletes %s\n", args[0], held.with(names))
 			if !yes {
 				if err := a.confirm(args[0]); err != nil {
 					return err
@@ -395,25 +401,58 @@ func (a *app) confirm(name string) error {
 	return nil
 }
 
-// countArchives counts the archives that go with the units.
-func countArchives(provider *deploy.Provider, names []unit.Name) (int, error) {
-	count := 0
-	for _, name := range names {
-		root := filepath.Join(provider.Folder(name), "root")
-		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-			if match, _ := filepath.Match("etcd-snapshot-*.tar.gz", filepath.Base(path)); match {
-				count++
-			}
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // removed meanwhile, or the unit was never made
-			}
-			return err
-		})
-		if err != nil {
-			return 0, fmt.Errorf("look for archives: %w", err)
+// holdings are what is deleted with units beside their etcd data.
+type holdings struct {
+	snapshots int // archives that people had made
+	archives  int // archives that restores made of the data before
+	folders   int // data dirs that restores replaced
+}
+
+// count adds what is on one unit.
+func (h *holdings) count(folder, dataDir string) error {
+	return filepath.WalkDir(filepath.Join(folder, "root"), func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile, or the unit was never made
 		}
+		if err != nil {
+			return err
+		}
+		switch name := entry.Name(); {
+		case like("etcd-snapshot-*.tar.gz", name):
+			h.snapshots++
+		case like("etcd-data-*.tar.gz", name):
+			h.archives++
+		case entry.IsDir() && filepath.Dir(path) == filepath.Clean(dataDir) && datadir.IsKept(name):
+			h.folders++
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+func like(pattern, name string) bool {
+	match, err := filepath.Match(pattern, name)
+	return err == nil && match
+}
+
+// with names all that goes with these units.
+func (h holdings) with(names []unit.Name) string {
+	their, them := "their", "them"
+	if len(names) == 1 {
+		their, them = "its", "it"
 	}
-	return count, nil
+	text := fmt.Sprintf("%s (%s), %s etcd data, ", plural(len(names), "unit"), joinNames(names), their)
+	snapshots, archives, folders := plural(h.snapshots, "snapshot archive"), plural(h.archives, "archive"), plural(h.folders, "folder")
+	const replaced = " of data that restores had replaced"
+	switch {
+	case h.archives > 0 && h.folders > 0:
+		return text + snapshots + ", " + archives + " and " + folders + replaced
+	case h.archives > 0:
+		return text + snapshots + " and " + archives + replaced
+	case h.folders > 0:
+		return text + snapshots + " and " + folders + replaced
+	}
+	return text + "and " + snapshots + " on " + them
 }
 
 func (a *app) start() *cobra.Command {

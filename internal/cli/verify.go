@@ -34,6 +34,7 @@ type finding struct {
 	SHA256Check string `json:"sha256-check"`
 	Trailer     bool   `json:"trailer"`
 	EtcdVersion string `json:"etcd-version,omitempty"`
+	EtcdFrom    string `json:"etcd-version-from,omitempty"`
 	Revision    int64  `json:"revision,omitempty"`
 	Compacted   int64  `json:"compact-revision,omitempty"`
 	Records     int64  `json:"records"`
@@ -52,7 +53,8 @@ func (a *app) verify() *cobra.Command {
 		Use:   "verify FILE...",
 		Short: "Check snapshot archives and say what is inside",
 		Long: "Check snapshot archives, or files of etcdctl snapshot save: the sha256 of FILE.sha256 or --sha256, the archive itself,\n" +
-			"etcd's own checksum, and every page of the database. It reads the files twice and writes nothing.",
+			"etcd's own checksum, and every page of the database. It reads the files twice and writes nothing. The version of etcd is\n" +
+			"that of FILE.json where there is one, which must be about this archive, or what the data tells.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
@@ -90,6 +92,10 @@ func (a *app) verifyFile(ctx context.Context, name, want string) (finding, error
 	if want, found.SHA256Check, err = expectedSum(name, want); err != nil {
 		return found, err
 	}
+	side, beside, err := archivefile.ReadSideFile(name, func() ([]byte, error) { return os.ReadFile(name + archivefile.SideSuffix) })
+	if err != nil {
+		return found, err
+	}
 	bar := a.bytesProgress("verify "+filepath.Base(name), 2*size)
 	defer bar.Close()
 	sum := sha256.New()
@@ -123,8 +129,13 @@ func (a *app) verifyFile(ctx context.Context, name, want string) (finding, error
 	if err != nil {
 		return found, err
 	}
+	found.writtenBy(info)
+	if beside {
+		if err := found.takeSide(side); err != nil {
+			return found, err
+		}
+	}
 	if kind == archivefile.V2 {
-		found.EtcdVersion = snapshot.SourceVersion(info)
 		return found, nil // Its keys are in the log, which only its own etcd can read.
 	}
 	found.describe(info)
@@ -136,22 +147,51 @@ func expectedSum(name, given string) (want, source string, err error) {
 	if given != "" {
 		return strings.ToLower(given), "as given", nil
 	}
-	data, err := os.ReadFile(name + ".sha256")
+	data, err := os.ReadFile(name + archivefile.SumSuffix)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", "none to compare with", nil
+		return "", noSum, nil
 	}
 	if err != nil {
 		return "", "", err
 	}
 	fields := bytes.Fields(data)
 	if len(fields) == 0 || len(fields[0]) != hex.EncodedLen(sha256.Size) {
-		return "", "", fmt.Errorf("read %q: want the form of sha256sum", name+".sha256")
+		return "", "", fmt.Errorf("read %q: want the form of sha256sum", name+archivefile.SumSuffix)
 	}
-	return string(bytes.ToLower(fields[0])), "as in " + filepath.Base(name) + ".sha256", nil
+	return string(bytes.ToLower(fields[0])), "as in " + filepath.Base(name) + archivefile.SumSuffix, nil
+}
+
+const (
+	// noSum is said of a file whose sum nobody told.
+	noSum = "none to compare with"
+	// fromSideFile is said of a version that the file does not tell itself.
+	fromSideFile = "side file"
+)
+
+// writtenBy takes the version of etcd as the data tells it.
+func (f *finding) writtenBy(info snapshot.Info) {
+	version, evidence := snapshot.SourceVersion(info)
+	f.EtcdVersion, f.EtcdFrom = version, string(evidence)
+}
+
+// takeSide takes what the side file tells of an archive that is sound. That the sums differ then means that it tells of
+// another one.
+func (f *finding) takeSide(side archivefile.SideFile) error {
+	name := filepath.Base(f.File) + archivefile.SideSuffix
+	if side.SHA256 != f.SHA256 {
+		return fmt.Errorf("%q is about another archive: one with sha256 %s, this one has %s", name, side.SHA256, f.SHA256)
+	}
+	if f.SHA256Check == noSum {
+		f.SHA256Check = "as in " + name
+	}
+	if side.EtcdVersion != "" {
+		f.EtcdVersion, f.EtcdFrom = side.EtcdVersion, fromSideFile
+	}
+	return nil
 }
 
 func (f *finding) describe(info snapshot.Info) {
-	f.Trailer, f.EtcdVersion = info.Trailer, snapshot.SourceVersion(info)
+	f.Trailer = info.Trailer
 	f.Revision, f.Compacted = int64(info.Revision), int64(info.CompactRevision)
 	f.Records, f.Missing = info.Records, int64(info.Missing)
 	f.Leases, f.AuthEnabled, f.Members = info.Leases, info.AuthEnabled, len(info.Members)
@@ -179,7 +219,7 @@ func (f finding) write(w io.Writer, form string) error {
 	fmt.Fprintf(w, "  archive    %s, %s\n", kindText(f.Kind), humanize.Bytes(uint64(f.Size)))
 	fmt.Fprintf(w, "  sha256     %s (%s)\n", f.SHA256, f.SHA256Check)
 	if f.Kind == string(archivefile.V2) {
-		fmt.Fprintf(w, "  etcd       %s\n", f.EtcdVersion)
+		fmt.Fprintf(w, "  etcd       %s\n", f.versionText())
 		_, err := fmt.Fprintf(w, "  content    the v2 store in %d files whose checksums are right; its keys only an etcd with that store can count\n", f.Files)
 		return err
 	}
@@ -188,7 +228,7 @@ func (f finding) write(w io.Writer, form string) error {
 		checked = "every page is right; there is no checksum of etcd in it, as in a file that was copied"
 	}
 	fmt.Fprintf(w, "  database   %s\n", checked)
-	fmt.Fprintf(w, "  etcd       %s\n", f.EtcdVersion)
+	fmt.Fprintf(w, "  etcd       %s\n", f.versionText())
 	fmt.Fprintf(w, "  revision   %d, history from %d\n", f.Revision, max(f.Compacted, 1))
 	if f.Missing > 0 {
 		fmt.Fprintf(w, "  missing    revision %d, perhaps others, has no record: the etcd that wrote this had lost it\n", f.Missing)
@@ -199,6 +239,22 @@ func (f finding) write(w io.Writer, form string) error {
 	}
 	_, err := fmt.Fprintf(w, "  content    %d keys, %d leases, %s\n", f.Keys, f.Leases, kubernetes)
 	return err
+}
+
+// versionText says which etcd wrote the data, and how sure that is.
+func (f finding) versionText() string {
+	switch f.EtcdFrom {
+	case fromSideFile:
+		return fmt.Sprintf("%s (as in %s)", f.EtcdVersion, filepath.Base(f.File)+archivefile.SideSuffix)
+	case string(snapshot.ByStorageVersion):
+		return f.EtcdVersion + " by its storage version"
+	case string(snapshot.ByNoTerm):
+		return f.EtcdVersion + " or older"
+	}
+	if f.Kind == string(archivefile.V2) {
+		return f.EtcdVersion // the last one with a v2 store
+	}
+	return f.EtcdVersion + ", or a newer one in its first seconds"
 }
 
 func kindText(kind string) string {

@@ -114,6 +114,9 @@ func KeptName(stamp string) (string, error) {
 	return memberName + keptInfix + stamp, nil
 }
 
+// IsKept tells whether an entry of a data dir has a name as of KeptName: it is old data that a restore has replaced.
+func IsKept(name string) bool { return strings.HasPrefix(name, memberName+keptInfix) }
+
 // Free is the space that an ordinary user can still fill, in bytes, on the file systems of the data dir and of the WAL
 // dir. Without a separate WAL dir, or with both on one file system, the two are the same space, and shared is true.
 func (d Dir) Free() (data, wal int64, shared bool, err error) {

@@ -10,6 +10,14 @@ import (
 	"testing"
 )
 
+func TestIsKept(t *testing.T) {
+	for name, want := range map[string]bool{"member": false, "holdfast-restore": false, "member.before-restore-" + testStamp: true, "old.before-restore-1": false} {
+		if IsKept(name) != want {
+			t.Errorf("%q: %v", name, !want)
+		}
+	}
+}
+
 func TestSwitchAndCommit(t *testing.T) {
 	for _, s := range shapes {
 		t.Run(s.name, func(t *testing.T) {
@@ -22,6 +30,9 @@ func TestSwitchAndCommit(t *testing.T) {
 				has := !s.fresh && (what == "member" || s.separate)
 				if _, err := os.Stat(path); has != (err == nil) {
 					t.Errorf("old %s is kept at %q: %v", what, path, err)
+				}
+				if path != "" && !IsKept(filepath.Base(path)) {
+					t.Errorf("%q is not taken for old data", path)
 				}
 			}
 			if pending, err := f.dir.Pending(); !pending || err != nil {

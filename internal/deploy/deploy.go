@@ -2,7 +2,8 @@
 //
 // A unit is a folder of its own, an agent, and the etcd that the agent supervises. Everything goes through the inventory
 // and an agent configuration, so a unit on another machine differs only in who wrote these. A Provider is safe for use by
-// several processes at once as far as the inventory is; it promises no more than that of two who work on one application.
+// several processes at once as far as the inventory is, also for several homes; it promises no more than that of two who
+// work on one application.
 //
 //	$HOLDFAST_HOME/units/etcd-0/agent.yaml   the agent's configuration
 //	$HOLDFAST_HOME/units/etcd-0/tls/         certificates and keys of the unit
@@ -14,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,6 +43,9 @@ type Provider struct {
 	Environ []string
 	// Say tells people what happens, a line at a time. Nil is silence.
 	Say func(format string, args ...any)
+
+	// reserved are ports of units that may not listen on them yet.
+	reserved map[string]io.Closer
 }
 
 // Options say what the units of a new application run.
@@ -53,7 +58,8 @@ type Options struct {
 	EtcdArgs []string
 }
 
-// Deploy makes an application of n units that form one new cluster, and starts them. It does not wait for their health.
+// Deploy makes an application of n units that form one new cluster, and starts them. It does not wait for their health, only
+// until they listen, so that nobody else takes their ports.
 func (p *Provider) Deploy(ctx context.Context, application string, n int, o Options) ([]unit.Name, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("deploy %q: want at least one unit, given %d", application, n)
@@ -97,7 +103,7 @@ func (p *Provider) Deploy(ctx context.Context, application string, n int, o Opti
 			return names, err
 		}
 	}
-	return names, nil
+	return names, p.settle(ctx)
 }
 
 // addRecord takes a number for a new unit and puts its record into the inventory, with ports that nobody has.
@@ -106,7 +112,7 @@ func (p *Provider) addRecord(inv *inventory.Inventory, application string, o Opt
 	if err != nil {
 		return name, err
 	}
-	ports, err := freePorts(inv, 3)
+	ports, err := p.freePorts(inv, 3)
 	if err != nil {
 		return name, err
 	}

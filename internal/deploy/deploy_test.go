@@ -153,6 +153,15 @@ func TestLifeOfAnApplication(t *testing.T) {
 	if want := []unit.Name{named("etcd", 0), named("etcd", 1)}; !slices.Equal(names, want) {
 		t.Fatalf("deployed %v, want %v", names, want)
 	}
+	for _, name := range names { // nobody else could take the ports of units that are not healthy yet
+		record := w.record(t, name)
+		for _, address := range []string{record.Agent, strings.TrimPrefix(record.ClientURLs[0], "https://"), strings.TrimPrefix(record.PeerURL, "https://")} {
+			if listener, err := net.Listen("tcp", address); err == nil {
+				listener.Close()
+				t.Errorf("unit %q: nobody listens on %q when the deploy returns", name, address)
+			}
+		}
+	}
 	states := w.healthy(t, names...)
 	w.checkRecords(t, names, options)
 	w.checkModes(t)

@@ -65,7 +65,7 @@ func (p *Provider) AddUnit(ctx context.Context, application string) (unit.Name, 
 		return name, errors.Join(fmt.Errorf("add unit %q: %w", name, err), cluster.Remove(cleaning, id))
 	}
 	p.say("%s: voting member", name)
-	return name, nil
+	return name, p.settle(ctx)
 }
 
 // newRecord adds a unit to the inventory that runs what the application's other units run.

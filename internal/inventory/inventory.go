@@ -7,11 +7,9 @@ package inventory
 
 import (
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 
 	"github.com/holdfast-project/holdfast/internal/unit"
@@ -37,20 +35,8 @@ type Inventory struct {
 type Application struct {
 	// NextUnit is the number of the next unit; it only rises.
 	NextUnit int `yaml:"next-unit"`
-	// Resources are files that people attached, by name.
-	Resources map[string]Resource `yaml:"resources,omitempty"`
 	// Units are by number.
 	Units map[int]unit.Record `yaml:"units"`
-}
-
-// Resource is a file that was attached to an application.
-type Resource struct {
-	// Path is where the file is, on this machine.
-	Path string `yaml:"path"`
-	// Revision counts the files attached under the name, from 1.
-	Revision int `yaml:"revision"`
-	// SHA256 is of the file's bytes, in hexadecimal.
-	SHA256 string `yaml:"sha256"`
 }
 
 // Names are the applications, sorted.
@@ -189,14 +175,6 @@ func (app *Application) check(name string, agents map[string]string) (bad []erro
 	}
 	if app.NextUnit < 0 {
 		bad = append(bad, fmt.Errorf(".next-unit: %d is negative", app.NextUnit))
-	}
-	for _, resource := range slices.Sorted(maps.Keys(app.Resources)) {
-		r := app.Resources[resource]
-		sum, err := hex.DecodeString(r.SHA256)
-		if resource == "" || !filepath.IsAbs(r.Path) || r.Revision < 1 || err != nil || len(sum) != 32 {
-			bad = append(bad, fmt.Errorf(".resources.%s: want an absolute path, a revision from 1 and a sha256, got %q, %d, %q",
-				resource, r.Path, r.Revision, r.SHA256))
-		}
 	}
 	members := map[string]int{}
 	for _, number := range slices.Sorted(maps.Keys(app.Units)) {

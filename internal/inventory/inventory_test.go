@@ -87,12 +87,6 @@ func TestRoundTrip(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "home", "inventory.yaml")
 	f := Open(path)
 	addUnits(t, f, "etcd", 11)
-	resource := Resource{Path: "/r/snapshot", Revision: 1, SHA256: strings.Repeat("ab", 32)}
-	update(t, f, func(inv *Inventory) error {
-		app, err := inv.Application("etcd")
-		app.Resources = map[string]Resource{"snapshot": resource}
-		return err
-	})
 	inv := view(t, Open(path))
 	names, err := inv.Units("etcd")
 	if err != nil || len(names) != 11 || !slices.IsSortedFunc(names, unit.Name.Compare) {
@@ -101,9 +95,6 @@ func TestRoundTrip(t *testing.T) {
 	want := record(unit.Name{Application: "etcd", Number: 10})
 	if got, err := inv.Unit(unit.Name{Application: "etcd", Number: 10}); err != nil || !cmp.Equal(got, want) {
 		t.Errorf("unit 10: %v\n%s", err, cmp.Diff(want, got))
-	}
-	if got := inv.Applications["etcd"].Resources["snapshot"]; got != resource {
-		t.Errorf("resource is %+v, want %+v", got, resource)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("file: %v, %v; want mode 600", info, err)
@@ -217,7 +208,7 @@ func TestBadFilesAreRefused(t *testing.T) {
 		{"nothing in it", "model: default\napplications: {etcd: }\n", "applications.etcd: empty"},
 		{"retired and alive", edit("applications:", "retired: {etcd: 5}\napplications:"), "retired.etcd: the application exists"},
 		{"retired below zero", edit("applications:", "retired: {old: -1}\napplications:"), "retired.old:"},
-		{"resource", edit("    units:", "    resources: {snapshot: {path: x, revision: 1, sha256: aa}}\n    units:"), "applications.etcd.resources.snapshot:"},
+		{"unknown key of an application", edit("    units:", "    resources: {}\n    units:"), "field resources not found"},
 	} {
 		if err := os.WriteFile(path, []byte(test.content), 0o600); err != nil {
 			t.Fatal(err)

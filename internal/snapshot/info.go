@@ -72,16 +72,28 @@ type Member struct {
 	PeerURLs []string
 }
 
-// SourceVersion is the minor version of the etcd that wrote the file, as far as the file tells: "3.4" stands for
-// everything before 3.5 too.
-func SourceVersion(info Info) string {
+// Evidence is what tells the version of the etcd that wrote a file.
+type Evidence string
+
+const (
+	// ByStorageVersion is what etcd 3.6 and newer write of themselves, some seconds after their first start.
+	ByStorageVersion Evidence = "storage version"
+	// ByTerm is a raft term and no storage version: etcd 3.5, or a newer one in its first seconds.
+	ByTerm Evidence = "term"
+	// ByNoTerm is neither: etcd 3.4 or older.
+	ByNoTerm Evidence = "no term"
+)
+
+// SourceVersion is the minor version of the etcd that wrote the file, as far as the file tells, and what tells it: "3.4"
+// stands for everything before 3.5 too.
+func SourceVersion(info Info) (string, Evidence) {
 	switch {
 	case info.StorageVersion != "":
-		return info.StorageVersion
+		return info.StorageVersion, ByStorageVersion
 	case info.Term != 0:
-		return "3.5"
+		return "3.5", ByTerm
 	}
-	return "3.4"
+	return "3.4", ByNoTerm
 }
 
 // wanted tells whether an element is one that Info is made of. Records of users can look alike; the bucket decides

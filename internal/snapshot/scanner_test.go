@@ -290,11 +290,12 @@ func TestSourceVersion(t *testing.T) {
 	for _, test := range []struct {
 		info Info
 		want string
+		by   Evidence
 	}{
-		{Info{}, "3.4"}, {Info{Term: 2}, "3.5"}, {Info{Term: 2, StorageVersion: "3.6.0"}, "3.6.0"},
+		{Info{}, "3.4", ByNoTerm}, {Info{Term: 2}, "3.5", ByTerm}, {Info{Term: 2, StorageVersion: "3.6.0"}, "3.6.0", ByStorageVersion},
 	} {
-		if got := SourceVersion(test.info); got != test.want {
-			t.Errorf("%+v: want %q, got %q", test.info, test.want, got)
+		if got, by := SourceVersion(test.info); got != test.want || by != test.by {
+			t.Errorf("%+v: want %q by %q, got %q by %q", test.info, test.want, test.by, got, by)
 		}
 	}
 }

@@ -142,42 +142,10 @@ func (w *archiveWriter) discard() {
 	}
 }
 
-// sideFile is what <archive>.json tells of an archive, for tools and for a restore years later.
-type sideFile struct {
-	Format          string    `json:"format"`
-	Archive         string    `json:"archive"`
-	SHA256          string    `json:"sha256"`
-	Size            int64     `json:"size"`
-	Unit            string    `json:"unit"`
-	Task            string    `json:"task"`
-	KeysVersion     string    `json:"keys-version"`
-	EtcdVersion     string    `json:"etcd-version"`
-	StorageVersion  string    `json:"storage-version,omitempty"`
-	ClusterID       string    `json:"cluster-id,omitempty"`
-	MemberID        string    `json:"member-id,omitempty"`
-	Revision        int64     `json:"revision,omitempty"`
-	CompactRevision int64     `json:"compact-revision,omitempty"`
-	Records         int64     `json:"records,omitempty"`
-	BackendSize     int64     `json:"backend-size,omitempty"`
-	BackendSHA256   string    `json:"backend-sha256,omitempty"`
-	V2Keys          int64     `json:"v2-keys,omitempty"`
-	Started         time.Time `json:"started"`
-	Completed       time.Time `json:"completed"`
-}
-
-// The side files of an archive have its name with these at the end.
-const (
-	sumSuffix  = ".sha256"
-	sideSuffix = ".json"
-)
-
-// sideFileFormat is the version of the side file; docs/formats describes it.
-const sideFileFormat = "holdfast-archive/1"
-
 // writeSideFiles adds <archive>.sha256, in the form that "sha256sum -c" reads, and <archive>.json.
 func (u *Unit) writeSideFiles(call *action.Call, made archive, started time.Time) error {
-	side := sideFile{
-		Format: sideFileFormat, Archive: path.Base(made.path), SHA256: made.sha256, Size: made.size,
+	side := archivefile.SideFile{
+		Format: archivefile.SideFormat, Archive: path.Base(made.path), SHA256: made.sha256, Size: made.size,
 		Unit: call.Unit.String(), Task: call.TaskID, KeysVersion: call.Params.String("keys-version"),
 		EtcdVersion: made.etcdVersion, StorageVersion: made.backend.StorageVersion,
 		ClusterID: made.clusterID.String(), MemberID: made.memberID.String(),
@@ -194,8 +162,8 @@ func (u *Unit) writeSideFiles(call *action.Call, made archive, started time.Time
 	}
 	base, part := path.Base(made.path), partName("", call)
 	return errors.Join(
-		u.replaceFile(made.path+sumSuffix, part+sumSuffix, fmt.Appendf(nil, "%s  %s\n", made.sha256, base)),
-		u.replaceFile(made.path+sideSuffix, part+sideSuffix, append(encoded, '\n')),
+		u.replaceFile(made.path+archivefile.SumSuffix, part+archivefile.SumSuffix, fmt.Appendf(nil, "%s  %s\n", made.sha256, base)),
+		u.replaceFile(made.path+archivefile.SideSuffix, part+archivefile.SideSuffix, append(encoded, '\n')),
 	)
 }
 

@@ -113,8 +113,14 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		"empty": write("empty", nil), "text": write("text", []byte("no archive at all")), "whole": write("whole", archive),
 	}
 	must(t, os.Symlink("/etc/passwd", w.host("/srv/link")))
-	must(t, os.WriteFile(w.host("/srv/cut.json"), []byte(`{"sha256":"`+strings.Repeat("0", 64)+`"}`), 0o600))
+	must(t, os.WriteFile(w.host("/srv/cut.json"), []byte(`{"format":"holdfast-archive/1","sha256":"`+strings.Repeat("0", 64)+`"}`), 0o600))
 	must(t, os.WriteFile(w.host("/srv/empty.json"), []byte(`{`), 0o600))
+	must(t, os.WriteFile(w.host("/srv/whole.json"), []byte(`{"format":"holdfast-archive/1","sha256":"`+strings.Repeat("a", 64)+`","etcd-version":"3.6.1"}`), 0o600))
+	for given, want := range map[string][2]string{"": {strings.Repeat("a", 64), "3.6.1"}, strings.Repeat("b", 64): {strings.Repeat("b", 64), ""}} {
+		if s, err := w.fileSource(bad["whole"], given); err != nil || s.wantSHA256 != want[0] || s.version != want[1] {
+			t.Errorf("asked for sum %q: want sum %q, version %q: %v", given, s.wantSHA256, s.version, err)
+		}
+	}
 	attached, sum := w.attached, w.attachedSHA256
 	before := w.fingerprint(t, true)
 	for name, tt := range map[string]struct {

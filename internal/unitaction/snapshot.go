@@ -28,7 +28,7 @@ func (a *snapshotAction) Spec() action.Spec {
 		Description: "Save the keys of etcd into an archive on this unit. Persistent volumes are not in it.",
 		Params: []action.Param{
 			{Name: "keys-version", Type: action.String, Default: "v3", Description: "Keys to save: v3, or v2 where etcd still has that store. To restore the one ends the other."},
-			{Name: "max-rate", Type: action.String, Default: rateAutomatic, Description: "Pace in bytes of database per second, such as 30MB. 0 is unlimited; automatic is 60MB where etcd is on this machine, raised so that no snapshot lasts over 10 minutes."},
+			{Name: "max-rate", Type: action.String, Default: capture.AutomaticRate, Description: "Pace in bytes of database per second, such as 30MB. 0 is unlimited; automatic is 60MB where etcd is on this machine, down to 20MB while etcd answers slowly, raised so that no snapshot lasts over 10 minutes."},
 			{Name: "target", Type: action.String, Default: a.Record.SnapshotTarget(), Description: "Folder on the unit for the archive."},
 		},
 	}
@@ -39,9 +39,9 @@ func (a *snapshotAction) Run(ctx context.Context, call *action.Call) error {
 	if err != nil {
 		return err
 	}
-	pace, err := parseRate(call.Params.String("max-rate"))
+	pace, err := capture.ParseRate(call.Params.String("max-rate"))
 	if err != nil {
-		return err
+		return fmt.Errorf("max-rate %w", err)
 	}
 	started := time.Now()
 	var made archive
@@ -74,7 +74,7 @@ func (a *snapshotAction) Recover(_ context.Context, call *action.Call) (string, 
 		return "", nil // the run refused this target, so it left nothing
 	}
 	part := partName(folder, call)
-	for _, leftover := range []string{part, part + sumSuffix, part + sideSuffix} {
+	for _, leftover := range []string{part, part + archivefile.SumSuffix, part + archivefile.SideSuffix} {
 		if err := a.removeLeftover(leftover); err != nil {
 			return "", err
 		}

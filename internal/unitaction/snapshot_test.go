@@ -22,7 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-project/holdfast/internal/action"
-	"github.com/holdfast-project/holdfast/internal/capture"
+	"github.com/holdfast-project/holdfast/internal/archivefile"
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
 	"github.com/holdfast-project/holdfast/internal/etcdtest/keyspace"
 	"github.com/holdfast-project/holdfast/internal/etcdtest/kubeload"
@@ -95,7 +95,7 @@ func TestSnapshot(t *testing.T) {
 func (w *world) checkSideFile(t *testing.T, file string, db []byte, revision int64) {
 	content, err := os.ReadFile(w.host(file + ".json"))
 	must(t, err)
-	var side sideFile
+	var side archivefile.SideFile
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields()
 	must(t, decoder.Decode(&side))
@@ -331,22 +331,6 @@ func TestCopyCommand(t *testing.T) {
 	}
 	if got := copyCommand("juju", unit.Name{Application: "etcd"}, "/home/ubuntu/x.tar.gz"); got != "juju scp etcd/0:/home/ubuntu/x.tar.gz ." {
 		t.Errorf("plain paths are quoted: %s", got)
-	}
-}
-
-func TestParseRate(t *testing.T) {
-	for text, want := range map[string]capture.Rate{
-		"automatic": capture.Automatic, "0": capture.Unlimited, "0MB": 0, "0/s": 0, "0.0": 0, "1": 1, "30MB": 30_000_000, "30MB/s": 30_000_000, "30 mb/s": 30_000_000, "8MiB": 8 << 20,
-		"1.5GB": 1_500_000_000, "60000000": 60_000_000, "1kB": 1000, "1PiB": 1 << 50,
-	} {
-		if got, err := parseRate(text); err != nil || got != want {
-			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "/s", "fast", "-1", "-30MB", "1e6", "30MB/h", "30MB/s/s", "0x10", "2PiB", "99999999999999999999999999", "0.4", "0.9B", "1MB 2", "Automatic", "NaN", "Inf"} {
-		if got, err := parseRate(text); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("given %q", text)) {
-			t.Errorf("%q: %d, %v", text, got, err)
-		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -97,21 +96,13 @@ func (u *Unit) fileSource(given, want string) (source, error) {
 	if !info.Mode().IsRegular() {
 		return source{}, fmt.Errorf("find archive: %q is not a regular file", given)
 	}
-	data, err := u.Root.ReadFile(relative + ".json")
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
-	}
-	var side sideFile
-	if err == nil {
-		err = json.Unmarshal(data, &side)
-	}
+	side, found, err := archivefile.ReadSideFile(given, func() ([]byte, error) { return u.Root.ReadFile(relative + archivefile.SideSuffix) })
 	if err != nil {
-		return source{}, fmt.Errorf("read side file %q: %w", given+".json", err)
+		return source{}, err
 	}
-	if s.wantSHA256 == "" {
-		s.wantSHA256 = side.SHA256
+	if found && (want == "" || want == side.SHA256) { // else it is about another archive
+		s.wantSHA256, s.version = side.SHA256, side.EtcdVersion
 	}
-	s.version = side.EtcdVersion
 	return s, nil
 }
 
@@ -162,7 +153,7 @@ func (u *Unit) unpack(ctx context.Context, s *source) error {
 	}
 	s.info = info
 	if s.version == "" {
-		s.version = snapshot.SourceVersion(info)
+		s.version, _ = snapshot.SourceVersion(info)
 	}
 	if kind == archivefile.Bare {
 		u.Logger.Warn("the file is no archive but a plain database", "unit", u.Name.String(), "object", s.name)

@@ -19,7 +19,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"gopkg.in/yaml.v2"
@@ -67,13 +66,12 @@ func TestDocuments(t *testing.T) {
 		t.Parallel()
 		checkNamedCommands(t, holdfast)
 	})
-	var ports sync.Mutex
 	for _, path := range longestFirst(t) {
 		lines, found := readDocument(t, path)
 		consoles := consolesOf(found)
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
-			s := newSession(t, holdfast, path != "README.md", &ports)
+			s := newSession(t, holdfast, path != "README.md")
 			if *update {
 				rewrite(t, s, path, lines, consoles)
 				return

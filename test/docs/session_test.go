@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,9 +32,7 @@ const (
 
 // session is the shell of the person who reads a document: one for all its commands.
 type session struct {
-	home string
-	// ports is held while units are made: two sessions at once could find the same port free.
-	ports  *sync.Mutex
+	home   string
 	stdin  io.Writer
 	output *bufio.Reader
 	// mark is a line that no command prints; it ends the output of each.
@@ -57,9 +54,9 @@ func program(t *testing.T) string {
 // newSession starts a shell in a home of its own. Beside the shell's folder "bin" with the program there is what a
 // reader may have: Debian's etcdctl, etcdutl 3.7, and a release of etcd 3.5 unpacked in etcd-v3.5. With installed the program is found
 // by its name. All units are destroyed at the end of the test.
-func newSession(t *testing.T, holdfast string, installed bool, ports *sync.Mutex) *session {
+func newSession(t *testing.T, holdfast string, installed bool) *session {
 	t.Helper()
-	s := &session{home: t.TempDir(), ports: ports, mark: uuid.NewString()}
+	s := &session{home: t.TempDir(), mark: uuid.NewString()}
 	folder, tools := filepath.Join(s.home, "holdfast"), filepath.Join(s.home, ".tools")
 	for _, dir := range []string{filepath.Join(folder, "bin"), tools} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -117,18 +114,11 @@ func (s *session) start(t *testing.T, folder string, environ []string) {
 	})
 }
 
-var (
-	makesUnits = regexp.MustCompile(`^(holdfast|juju) (deploy|add-unit) `)
-	deploys    = regexp.MustCompile(`^(holdfast|juju) deploy `)
-)
+var deploys = regexp.MustCompile(`^(holdfast|juju) deploy `)
 
 // run runs one command and gives what it printed, on both streams. A command that fails is an error: where that is what
 // a document is about, the document shows the exit code as well.
 func (s *session) run(command string) (string, error) {
-	if makesUnits.MatchString(command) {
-		s.ports.Lock()
-		defer s.ports.Unlock()
-	}
 	if _, err := fmt.Fprintf(s.stdin, "{ %s\n} </dev/null\nprintf '\\n%%s %%d\\n' %s $?\n", command, s.mark); err != nil {
 		return "", err
 	}

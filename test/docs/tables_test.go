@@ -97,7 +97,7 @@ func TestRoutesTable(t *testing.T) {
 // TestFieldsAreTold: every field of a file or an answer is in the document that describes it.
 func TestFieldsAreTold(t *testing.T) {
 	tests := []struct{ source, structure, document string }{
-		{"internal/unitaction/archive.go", "sideFile", "docs/formats/archive-file.md"},
+		{"internal/archivefile/side.go", "SideFile", "docs/formats/archive-file.md"},
 		{"internal/datadir/intent.go", "intent", "docs/formats/data-dir-switch.md"},
 		{"internal/inventory/inventory.go", "Inventory", "docs/formats/inventory.md"},
 		{"internal/unit/record.go", "Record", "docs/formats/inventory.md"},
@@ -121,6 +121,29 @@ func TestFieldsAreTold(t *testing.T) {
 			if !regexp.MustCompile("[`\".]" + field[1] + "[`\".]").MatchString(document) {
 				t.Errorf("%s does not tell of %q of %s", test.document, field[1], test.structure)
 			}
+		}
+	}
+}
+
+// TestNoFieldIsToldTwice: a second row about a field contradicts the first sooner or later.
+func TestNoFieldIsToldTwice(t *testing.T) {
+	header := regexp.MustCompile(`^\| (?:field|key|parameter) \|`)
+	for _, path := range documents(t) {
+		lines, _ := readDocument(t, path)
+		told, inTable := map[string]bool{}, false
+		for i, line := range lines {
+			if header.MatchString(line) {
+				told, inTable = map[string]bool{}, true
+			}
+			inTable = inTable && strings.HasPrefix(line, "|")
+			if !inTable {
+				continue
+			}
+			cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+			if told[cell] {
+				t.Errorf("%s:%d: a second row about %s", path, i+1, cell)
+			}
+			told[cell] = true
 		}
 	}
 }
