@@ -15,8 +15,8 @@ export GOFLAGS := $(filter-out -buildvcs=%,$(shell go env GOFLAGS)) -buildvcs=fa
 unexport ETCDCTL_API ETCDCTL_ENDPOINTS ETCDCTL_CACERT ETCDCTL_CERT ETCDCTL_KEY
 
 # PACKAGES are what the tests need from Debian: a C compiler for the race detector, strace, which kills a process at its
-# Nth sync, rename or link, and curl for the examples of the agent API.
-PACKAGES := gcc libc6-dev strace curl
+# Nth sync, rename or link, curl for the examples of the agent API, and age and zstd as judges of what is stored.
+PACKAGES := gcc libc6-dev strace curl age zstd
 # TEST_TIMEOUT is for the tests of one package. The slowest take some minutes on 2 cores.
 TEST_TIMEOUT ?= 10m
 # FUZZTIME is for each fuzz test: long enough to see that it runs and to find the plain mistakes.

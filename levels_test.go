@@ -28,11 +28,11 @@ const modulePath = "github.com/holdfast-project/holdfast"
 
 // levels are the packages of internal/ from the ground up: imports only point down.
 var levels = [][]string{
-	{"durable", "history", "unit"},
-	{"action", "config", "inventory", "pki"},
+	{"durable", "history", "seal", "unit"},
+	{"action", "config", "inventory", "pki", "store"},
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
-	{"capture", "deploy"},
-	{"restore"},
+	{"capture", "deploy", "repository"},
+	{"backup", "restore"},
 	{"unitaction"},
 	{"agent", "cli", "juju"},
 }
@@ -54,6 +54,8 @@ var homes = map[string][]string{
 	"go.etcd.io/raft/v3":                 {"datadir", "restore"},
 	"go.etcd.io/bbolt":                   {"snapshot", "datadir", "restore"},
 	"github.com/spf13/cobra":             {"cli"},
+	"filippo.io/age":                     {"seal"},
+	"github.com/klauspost/compress/zstd": {"seal"},
 	"k8s.io":                             {},
 }
 

@@ -80,6 +80,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddGroup(
 		&cobra.Group{ID: groupPage, Title: "The backups page:"},
+		&cobra.Group{ID: groupRepository, Title: "A repository of backups:"},
 		&cobra.Group{ID: groupUnits, Title: "Units:"},
 		&cobra.Group{ID: groupTasks, Title: "Tasks:"},
 		&cobra.Group{ID: groupHost, Title: "On the host of a unit:"},
@@ -88,7 +89,8 @@ func (a *app) root() *cobra.Command {
 		id       string
 		commands []*cobra.Command
 	}{
-		{groupPage, []*cobra.Command{a.runAction(), a.run(), a.snapshotHelp(), a.restoreHelp(), a.scp(), a.verify(), a.attachResource(), a.resources()}},
+		{groupPage, []*cobra.Command{a.runAction(), a.run(), a.snapshotHelp(), a.restore(), a.scp(), a.verify(), a.attachResource(), a.resources()}},
+		{groupRepository, []*cobra.Command{a.repo(), a.backup(), a.list(), a.export(), a.key()}},
 		{groupUnits, []*cobra.Command{a.deploy(), a.addUnit(), a.removeUnit(), a.destroy(), a.start(), a.status(), a.env()}},
 		{groupTasks, []*cobra.Command{a.actions(), a.showActionOutput(), a.showActionStatus(), a.cancelAction(), a.operations(), a.showOperation(), a.showTask(), a.cancelTask()}},
 		{groupHost, []*cobra.Command{a.agent(), a.localAction(), a.etcd(), a.spawn()}},
@@ -103,10 +105,11 @@ func (a *app) root() *cobra.Command {
 }
 
 const (
-	groupPage  = "page"
-	groupUnits = "units"
-	groupTasks = "tasks"
-	groupHost  = "host"
+	groupPage       = "page"
+	groupRepository = "repository"
+	groupUnits      = "units"
+	groupTasks      = "tasks"
+	groupHost       = "host"
 )
 
 // home gives the folder of the local state.

@@ -9,13 +9,18 @@ import (
 	"github.com/holdfast-project/holdfast/internal/api"
 	"github.com/holdfast-project/holdfast/internal/inventory"
 	"github.com/holdfast-project/holdfast/internal/juju"
+	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
 // The exit codes. docs/contracts/exit-codes.md tells them to people.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
+	exitFindings    = 3
+	exitNoRepo      = 10
 	exitLocked      = 11
+	exitNoKey       = 12
 	exitInterrupted = 130
 )
 
@@ -24,17 +29,29 @@ var errInterrupted = errors.New("interrupted")
 
 func exitCode(err error) int {
 	var usage usageError
+	var found findings
 	switch {
 	case errors.Is(err, errInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &found):
+		return exitFindings
+	case errors.Is(err, repository.ErrNoRepository):
+		return exitNoRepo
+	case errors.Is(err, errNoKey), errors.Is(err, seal.ErrNoIdentity):
+		return exitNoKey
 	case errors.Is(err, action.ErrLocked):
 		return exitLocked
 	default:
 		return max(juju.ErrorExitCode(err), exitFailed)
 	}
 }
+
+// findings are errors of a check that was carried out to its end.
+type findings struct{ error }
+
+func (f findings) Unwrap() error { return f.error }
 
 // hinted is an error with a command to try next.
 type hinted struct {

@@ -48,20 +48,31 @@ type finding struct {
 }
 
 func (a *app) verify() *cobra.Command {
-	var output, want string
+	var output, want, level string
+	var f repoFlags
 	command := &cobra.Command{
-		Use:   "verify FILE...",
+		Use:   "verify FILE... | verify [SNAPSHOT...] --repo URL",
 		Short: "Check snapshot archives and say what is inside",
 		Long: "Check snapshot archives, or files of etcdctl snapshot save: the sha256 of FILE.sha256 or --sha256, the archive itself,\n" +
 			"etcd's own checksum, and every page of the database. It reads the files twice and writes nothing. The version of etcd is\n" +
-			"that of FILE.json where there is one, which must be about this archive, or what the data tells.",
-		Args: cobra.MinimumNArgs(1),
+			"that of FILE.json where there is one, which must be about this archive, or what the data tells.\n\n" +
+			"With --repo or --level, or with HOLDFAST_REPO and no word, it checks snapshots of a repository: the named ones, or all. At the level listing: signatures,\n" +
+			"numbering, and that the data is there. At the level checksum also the data: with --identity down to every page of the\n" +
+			"database, without it the sha256 of what is stored. What is wrong is named, and the exit code is 3.",
+		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
 				return usagef("--output must be text or json, given %q", output)
 			}
 			if want != "" && len(args) > 1 {
 				return usagef("--sha256 goes with one file, given %d", len(args))
+			}
+			if c.Flags().Changed("repo") || c.Flags().Changed("level") || len(args) == 0 && f.url != "" {
+				f.output = output
+				return a.verifyRepository(c.Context(), &f, level, args)
+			}
+			if len(args) == 0 {
+				return usagef("want FILE..., or --repo URL")
 			}
 			var failed []error
 			for _, file := range args {
@@ -78,6 +89,10 @@ func (a *app) verify() *cobra.Command {
 		},
 	}
 	command.Flags().StringVar(&output, "output", "text", "form of the output: text or json")
+	f.registerPlace(a, command.Flags())
+	f.registerCluster(command.Flags())
+	f.registerIdentity(a, command.Flags())
+	command.Flags().StringVar(&level, "level", levelChecksum, "how deep to check a repository: listing or checksum")
 	command.Flags().StringVar(&want, "sha256", "", "sha256 that the file must have")
 	return command
 }

@@ -185,6 +185,16 @@ func (c *Client) CountKeys(ctx context.Context) (int64, error) {
 	return reply.Count, nil
 }
 
+// HashKV asks the member for its hash of every record from its compact revision up to revision. It needs no quorum; where
+// auth is on it needs root. It fails when the revision is compacted.
+func (c *Client) HashKV(ctx context.Context, revision history.Revision) (hash uint32, compacted history.Revision, err error) {
+	reply, err := pb.NewMaintenanceClient(c.Conn()).HashKV(ctx, &pb.HashKVRequest{Revision: int64(revision)})
+	if err != nil {
+		return 0, 0, c.wrap(fmt.Sprintf("hash keyspace at revision %s", revision), err)
+	}
+	return reply.Hash, history.Revision(reply.CompactRevision), nil
+}
+
 // Alarm is an alarm that a member has raised.
 type Alarm struct {
 	Member ID

@@ -1,0 +1,153 @@
+package repository
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strconv"
+
+	"github.com/holdfast-project/holdfast/internal/seal"
+	"github.com/holdfast-project/holdfast/internal/snapshot"
+)
+
+// Mismatch means that a stored object is not what its manifest says. errors.Is finds ErrDamaged.
+type Mismatch struct {
+	Object, What, Want, Got string
+}
+
+// Error names the object and both values.
+func (m *Mismatch) Error() string {
+	return fmt.Sprintf("object %q: %s: expected %s, actual %s", m.Object, m.What, m.Want, m.Got)
+}
+
+// Is makes every Mismatch an ErrDamaged.
+func (m *Mismatch) Is(target error) bool { return target == ErrDamaged }
+
+// ErrDamaged is the class of stored data that is not what was stored.
+var ErrDamaged = errors.New("stored object is damaged")
+
+// counted hashes and counts what is read through it.
+type counted struct {
+	io.Reader
+	sum hash.Hash
+	n   int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.sum.Write(p[:n])
+	c.n += int64(n)
+	return n, err
+}
+
+// check compares what was read with the manifest.
+func (c *counted) check(o Object) error {
+	if c.n != o.Size {
+		return &Mismatch{Object: o.Name, What: "size in bytes", Want: strconv.FormatInt(o.Size, 10), Got: strconv.FormatInt(c.n, 10)}
+	}
+	if got := hex.EncodeToString(c.sum.Sum(nil)); got != o.SHA256 {
+		return &Mismatch{Object: o.Name, What: "sha256", Want: o.SHA256, Got: got}
+	}
+	return nil
+}
+
+// openObject opens the object of a manifest. It gives one byte more than the manifest says, so that a longer one shows.
+func (r *Repository) openObject(ctx context.Context, o Object) (io.ReadCloser, error) {
+	info, err := r.store.Stat(ctx, o.Name)
+	if err != nil {
+		return nil, fmt.Errorf("find object %q: %w", o.Name, err)
+	}
+	if info.Size != o.Size {
+		return nil, &Mismatch{Object: o.Name, What: "size in bytes", Want: strconv.FormatInt(o.Size, 10), Got: strconv.FormatInt(info.Size, 10)}
+	}
+	body, err := r.store.Open(ctx, o.Name, 0, -1)
+	if err != nil {
+		return nil, fmt.Errorf("open object %q: %w", o.Name, err)
+	}
+	return body, nil
+}
+
+// CheckListed looks whether the object of a manifest is there with its size.
+func (r *Repository) CheckListed(ctx context.Context, m Manifest) error {
+	body, err := r.store.Stat(ctx, m.Object.Name)
+	if err != nil {
+		return fmt.Errorf("find object %q: %w", m.Object.Name, err)
+	}
+	if body.Size != m.Object.Size {
+		return &Mismatch{Object: m.Object.Name, What: "size in bytes", Want: strconv.FormatInt(m.Object.Size, 10), Got: strconv.FormatInt(body.Size, 10)}
+	}
+	return nil
+}
+
+// CheckStored reads the object of a manifest and compares its sha256. No key is needed, and what is inside is not looked
+// at. observe, which may be nil, is given what is read.
+func (r *Repository) CheckStored(ctx context.Context, m Manifest, observe io.Writer) (err error) {
+	body, err := r.openObject(ctx, m.Object)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	stored := &counted{Reader: observed(body, observe), sum: sha256.New()}
+	if _, err := io.CopyBuffer(io.Discard, stored, make([]byte, 256<<10)); err != nil {
+		return fmt.Errorf("read object %q: %w", m.Object.Name, err)
+	}
+	return stored.check(m.Object)
+}
+
+func observed(r io.Reader, observe io.Writer) io.Reader {
+	if observe == nil {
+		return r
+	}
+	return io.TeeReader(r, observe)
+}
+
+// Fetch writes the backend file of a snapshot to dst and checks everything that can be: the sha256 of the stored object,
+// the end of its encryption, every page, etcd's own sha256, and that it is what the manifest says. What dst was given is
+// worth something only when there is no error. observe, which may be nil, is given the stored bytes as they are read.
+func (r *Repository) Fetch(ctx context.Context, m Manifest, identities []seal.Identity, dst, observe io.Writer) (info snapshot.Info, index *snapshot.Index, err error) {
+	body, err := r.openObject(ctx, m.Object)
+	if err != nil {
+		return info, nil, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	stored := &counted{Reader: observed(body, observe), sum: sha256.New()}
+	scanner := snapshot.NewScanner(snapshot.Options{Size: m.Content.Size})
+	if m.Object.Encryption == None {
+		identities = nil
+	}
+	unsealErr := unseal(stored, m, identities, io.MultiWriter(dst, scanner))
+	if ctx.Err() != nil {
+		return info, nil, context.Cause(ctx)
+	}
+	// A wrong sum explains the most, so the rest is read for it: damage to the first bytes looks like a wrong key.
+	if _, err := io.Copy(io.Discard, stored); err != nil {
+		return info, nil, fmt.Errorf("read object %q: %w", m.Object.Name, err)
+	}
+	if err := stored.check(m.Object); err != nil {
+		return info, nil, err
+	}
+	if unsealErr != nil {
+		return info, nil, fmt.Errorf("object %q: %w", m.Object.Name, unsealErr)
+	}
+	if info, err = scanner.Finish(); err != nil {
+		return info, nil, fmt.Errorf("object %q: %w", m.Object.Name, err)
+	}
+	if got := ContentOf(info); got != m.Content {
+		return info, nil, &Mismatch{Object: m.Object.Name, What: "content", Want: fmt.Sprintf("%+v", m.Content), Got: fmt.Sprintf("%+v", got)}
+	}
+	return info, scanner.Index(), nil
+}
+
+func unseal(src io.Reader, m Manifest, identities []seal.Identity, dst io.Writer) (err error) {
+	plain, err := seal.NewReader(src, seal.ReaderOptions{Identities: identities, PlainSize: m.Content.Size})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	_, err = io.CopyBuffer(dst, plain, make([]byte, 256<<10))
+	return err
+}

@@ -1,0 +1,60 @@
+package repository
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/holdfast-project/holdfast/internal/durable"
+)
+
+// Pins remember which root key is trusted at which place, a file for each place.
+type Pins struct{ Dir string }
+
+// Pin is what is trusted at a place.
+type Pin struct {
+	// Location is the address of the store, without secrets.
+	Location   string      `json:"location"`
+	Repository string      `json:"repository"`
+	Root       Fingerprint `json:"root"`
+}
+
+func (p Pins) file(location string) string {
+	return filepath.Join(p.Dir, sumOf([]byte(location))[:32]+".json")
+}
+
+// Get gives what is trusted at a place; found is false when nothing was remembered.
+func (p Pins) Get(location string) (pin Pin, found bool, err error) {
+	text, err := os.ReadFile(p.file(location))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Pin{}, false, nil
+	}
+	if err == nil {
+		err = decodeStrict(text, &pin)
+	}
+	if err == nil {
+		_, err = ParseFingerprint(string(pin.Root))
+	}
+	if err != nil {
+		return Pin{}, false, fmt.Errorf("read what is trusted at %q: file %q: %w", location, p.file(location), err)
+	}
+	return pin, true, nil
+}
+
+// Set remembers what is trusted at a place.
+func (p Pins) Set(pin Pin) error {
+	text, err := json.MarshalIndent(pin, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(p.Dir, 0o700); err != nil {
+		return err
+	}
+	return durable.WriteFile(p.file(pin.Location), append(text, '\n'), 0o600)
+}
+
+// Forget is the path of the file to remove when a person wants to trust anew.
+func (p Pins) Forget(location string) string { return p.file(location) }

@@ -1,0 +1,208 @@
+package repository
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-project/holdfast/internal/store"
+)
+
+// readSmall reads a whole object of at most mostSigned bytes.
+func readSmall(ctx context.Context, s store.Store, name string) (content []byte, err error) {
+	body, err := s.Open(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	content, err = io.ReadAll(io.LimitReader(body, mostSigned+1))
+	if err == nil && len(content) > mostSigned {
+		err = fmt.Errorf("object %q is longer than the %d bytes that such an object may have", name, mostSigned)
+	}
+	return content, err
+}
+
+// decodeLoose decodes the fields that are asked for.
+func decodeLoose(data []byte, into any) error { return json.Unmarshal(data, into) }
+
+func parseSignerName(name string) (Fingerprint, error) {
+	f, err := ParseFingerprint(strings.TrimSuffix(strings.TrimPrefix(name, signersFolder), ".json"))
+	if err != nil || signerName(f) != name {
+		return "", fmt.Errorf("object %q is not named as a signer", name)
+	}
+	return f, nil
+}
+
+// Clusters lists the clusters that the repository has snapshots of, or the beginnings of one, by name.
+func (r *Repository) Clusters(ctx context.Context) ([]string, error) {
+	var names []string
+	after := ""
+	for {
+		next := ""
+		for object, err := range r.store.List(ctx, clusterFolder, after) {
+			if err != nil {
+				return nil, fmt.Errorf("list clusters: %w", err)
+			}
+			next, _, _ = strings.Cut(strings.TrimPrefix(object.Name, clusterFolder), "/")
+			break
+		}
+		if next == "" {
+			return names, nil
+		}
+		if CheckCluster(next) == nil {
+			names = append(names, next)
+		}
+		// Past everything below the folder: "0" is the character after "/".
+		after = clusterFolder + next + "0"
+	}
+}
+
+// Points lists the snapshots of a cluster from names alone, oldest first. Strange are objects among the manifests that
+// are not named as one.
+func (r *Repository) Points(ctx context.Context, cluster string) (points []Point, strange []string, err error) {
+	if err := CheckCluster(cluster); err != nil {
+		return nil, nil, err
+	}
+	for object, err := range r.store.List(ctx, clusterFolder+cluster+manifestPart, "") {
+		if err != nil {
+			return nil, nil, fmt.Errorf("list snapshots of %q: %w", cluster, err)
+		}
+		point, err := parsePoint(object.Name)
+		if err != nil {
+			strange = append(strange, object.Name)
+			continue
+		}
+		points = append(points, point)
+	}
+	sortPoints(points)
+	return points, strange, nil
+}
+
+// sortPoints puts points in the order of history. Within a timeline that is the order of revisions, whatever clocks said;
+// timelines follow each other in the order of their first snapshots.
+func sortPoints(points []Point) {
+	begun := map[Timeline]ID{}
+	for _, p := range points {
+		if first, found := begun[p.Timeline]; !found || p.ID.compare(first) < 0 {
+			begun[p.Timeline] = p.ID
+		}
+	}
+	slices.SortFunc(points, func(a, b Point) int {
+		return cmp.Or(begun[a.Timeline].compare(begun[b.Timeline]), cmp.Compare(a.Timeline, b.Timeline),
+			cmp.Compare(a.Last, b.Last), a.ID.compare(b.ID))
+	})
+}
+
+// Manifest fetches the manifest of a point and checks it: who signed it, and that it says what its name says.
+func (r *Repository) Manifest(ctx context.Context, p Point) (Manifest, error) {
+	m, _, err := r.manifest(ctx, p)
+	return m, err
+}
+
+// manifest gives the sha256 of the object as well.
+func (r *Repository) manifest(ctx context.Context, p Point) (m Manifest, sum string, err error) {
+	name := p.manifestName()
+	signed, err := readSmall(ctx, r.store, name)
+	if err != nil {
+		return m, "", fmt.Errorf("read manifest %q: %w", name, err)
+	}
+	if m, err = r.openManifest(ctx, signed, p); err != nil {
+		return m, "", fmt.Errorf("manifest %q: %w", name, err)
+	}
+	return m, sumOf(signed), nil
+}
+
+func sumOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
+func (r *Repository) openManifest(ctx context.Context, signed []byte, p Point) (Manifest, error) {
+	var m Manifest
+	line, signature, err := split(signed)
+	if err != nil {
+		return m, err
+	}
+	enrolment, err := r.signer(ctx, signature.Signer)
+	if err != nil {
+		return m, fmt.Errorf("%w: %w", ErrForged, err)
+	}
+	if err := verify(line, signature, enrolment.Key); err != nil {
+		return m, err
+	}
+	if err := decodeDocument(line, manifestFormat, &m); err != nil {
+		return m, err
+	}
+	if m.Signer != signature.Signer {
+		return m, fmt.Errorf("%w: it says that it was signed by %s", ErrForged, m.Signer.Short())
+	}
+	return m, m.check(r.document.Repository, p)
+}
+
+// Read is one manifest that was fetched, or why it could not be believed.
+type Read struct {
+	Point    Point
+	Manifest Manifest
+	SHA256   string
+	Err      error
+}
+
+// fetchesAtOnce is how many manifests are fetched at the same time. Stores answer in tens of milliseconds.
+const fetchesAtOnce = 16
+
+// Manifests fetches the manifests of points, in their order. The error is that of ctx; what is wrong with one manifest is
+// in its Read.
+func (r *Repository) Manifests(ctx context.Context, points []Point) ([]Read, error) {
+	reads := make([]Read, len(points))
+	var group errgroup.Group
+	group.SetLimit(fetchesAtOnce)
+	for i, point := range points {
+		group.Go(func() error {
+			reads[i].Point = point
+			reads[i].Manifest, reads[i].SHA256, reads[i].Err = r.manifest(ctx, point)
+			return nil
+		})
+	}
+	_ = group.Wait() // no error comes out of it
+	return reads, context.Cause(ctx)
+}
+
+var (
+	// ErrNoPoint means that no snapshot is named so.
+	ErrNoPoint = errors.New("no such snapshot")
+	// ErrAmbiguous means that several are.
+	ErrAmbiguous = errors.New("names several snapshots")
+)
+
+// Find finds a snapshot of a cluster by what a person wrote: one of the forms of an ID, or "latest".
+func (r *Repository) Find(ctx context.Context, cluster, text string) (Point, error) {
+	points, _, err := r.Points(ctx, cluster)
+	if err != nil {
+		return Point{}, err
+	}
+	if text == "latest" && len(points) > 0 {
+		return points[len(points)-1], nil
+	}
+	var found []Point
+	for _, p := range points {
+		if p.ID.matches(text) {
+			found = append(found, p)
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return Point{}, fmt.Errorf("snapshot %q of cluster %q: %w", text, cluster, ErrNoPoint)
+	case len(found) > 1:
+		return Point{}, fmt.Errorf("snapshot %q of cluster %q: it %w: %s and %s", text, cluster, ErrAmbiguous, found[0].ID.Long(), found[1].ID.Long())
+	}
+	return found[0], nil
+}

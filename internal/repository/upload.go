@@ -1,0 +1,148 @@
+package repository
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"time"
+
+	"github.com/holdfast-project/holdfast/internal/seal"
+	"github.com/holdfast-project/holdfast/internal/store"
+)
+
+// Upload is a snapshot on its way into the repository: an io.Writer for the bytes of a backend file, which are sealed and
+// sent to the store while they come. Nothing is kept on the local disk. It ends with Finish or Abort; what was finished
+// becomes a snapshot by Publish.
+type Upload struct {
+	repository *Repository
+	cluster    string
+	id         ID
+	started    time.Time
+	retain     time.Time
+
+	sealer *seal.Writer
+	pipe   *io.PipeWriter
+	sum    hash.Hash
+	sent   int64
+	put    chan putResult
+	object Object
+}
+
+type putResult struct {
+	object store.Object
+	err    error
+}
+
+// UploadOptions of an Upload. The zero value keeps no lock on the objects.
+type UploadOptions struct {
+	// RetainUntil locks the objects in stores that can.
+	RetainUntil time.Time
+}
+
+// Upload begins a snapshot of a cluster. ctx bounds all of it.
+func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOptions) (*Upload, error) {
+	if err := CheckCluster(cluster); err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	u := &Upload{
+		repository: r, cluster: cluster, id: newID(now), started: now.Truncate(time.Millisecond), retain: opts.RetainUntil,
+		sum: sha256.New(), put: make(chan putResult, 1),
+	}
+	u.object = Object{Name: dataName(cluster, u.id, r.document.Encryption == Age), Encryption: r.document.Encryption}
+	for _, recipient := range r.recipients {
+		u.object.Recipients = append(u.object.Recipients, recipient.KeyID())
+	}
+	reader, pipe := io.Pipe()
+	u.pipe = pipe
+	go func() {
+		object, err := r.store.Put(ctx, u.object.Name, reader, store.PutOptions{RetainUntil: opts.RetainUntil})
+		// Whatever the store did not take must not block the sealer.
+		reader.CloseWithError(errors.Join(err, errPutEnded))
+		u.put <- putResult{object, err}
+	}()
+	var err error
+	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: r.recipients}); err != nil {
+		pipe.CloseWithError(err)
+		<-u.put
+		return nil, fmt.Errorf("begin upload: %w", err)
+	}
+	return u, nil
+}
+
+// errPutEnded is what a write to the store gives after the store has stopped reading.
+var errPutEnded = errors.New("the store has ended the upload")
+
+// sentBytes counts and hashes what goes to the store.
+type sentBytes struct{ u *Upload }
+
+func (s sentBytes) Write(p []byte) (int, error) {
+	n, err := s.u.pipe.Write(p)
+	s.u.sum.Write(p[:n])
+	s.u.sent += int64(n)
+	return n, err
+}
+
+// ID is what the snapshot will be called.
+func (u *Upload) ID() ID { return u.id }
+
+// Write takes the next bytes. An error is final; the caller aborts.
+func (u *Upload) Write(p []byte) (int, error) { return u.sealer.Write(p) }
+
+// Abort ends the upload; the store keeps nothing of it, or what no manifest will name.
+func (u *Upload) Abort() {
+	u.pipe.CloseWithError(errAborted)
+	u.sealer.Abort()
+	<-u.put
+	u.put <- putResult{err: errAborted}
+}
+
+var errAborted = errors.New("upload was given up")
+
+// Finish ends the data and waits until the store has it. After an error nothing of it is visible.
+func (u *Upload) Finish() error {
+	if err := u.sealer.Close(); err != nil {
+		u.pipe.CloseWithError(err)
+		result := <-u.put
+		u.put <- putResult{err: errAborted}
+		// The store's own reason explains more than that it stopped reading.
+		if result.err != nil && !errors.Is(result.err, err) {
+			return result.err
+		}
+		return err
+	}
+	if err := u.pipe.Close(); err != nil {
+		return err
+	}
+	result := <-u.put
+	u.put <- putResult{err: errAborted}
+	if result.err != nil {
+		return result.err
+	}
+	if result.object.Size != u.sent {
+		return fmt.Errorf("store has %d bytes of object %q, sent were %d", result.object.Size, u.object.Name, u.sent)
+	}
+	u.object.Size, u.object.SHA256 = u.sent, hex.EncodeToString(u.sum.Sum(nil))
+	return nil
+}
+
+// Publish makes the finished upload a snapshot: it completes the manifest, which says where it is from and what is in it,
+// and lets the writer sign and put it.
+func (u *Upload) Publish(ctx context.Context, w *Writer, m Manifest) (Manifest, error) {
+	if u.object.Size == 0 {
+		return Manifest{}, errors.New("publish snapshot: its upload is not finished")
+	}
+	m.ID, m.Cluster, m.Object = u.id, u.cluster, u.object
+	if m.Timeline == "" {
+		m.Timeline = newTimeline()
+	}
+	m.Started, m.Completed = u.started, time.Now().UTC().Truncate(time.Millisecond)
+	if err := w.publish(ctx, u.repository, &m, store.PutOptions{RetainUntil: u.retain}); err != nil {
+		return Manifest{}, fmt.Errorf("publish snapshot %s: %w", u.id.Long(), err)
+	}
+	return m, nil
+}

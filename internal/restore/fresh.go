@@ -1,0 +1,131 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-project/holdfast/internal/datadir"
+	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/snapshot"
+)
+
+// FreshOptions of Fresh.
+type FreshOptions struct {
+	// DataDir is where the data dir will be. It does not exist, or is an empty folder; its parent exists.
+	DataDir string
+	// Name and PeerURL are those of the member that will serve the data.
+	Name, PeerURL string
+	// Size is that of the backend file, in bytes.
+	Size int64
+	// Fetch writes the backend file and says what is in it. It is called once. What it wrote is used only when it gives no
+	// error.
+	Fetch func(ctx context.Context, dst io.Writer) (snapshot.Info, error)
+	// Target, KeepRevision, HighestKnown and AcceptCorrupt are as in Options.
+	Target        Minor
+	KeepRevision  bool
+	HighestKnown  history.Revision
+	AcceptCorrupt bool
+}
+
+// ErrTargetInUse means that a data dir is there already, or on its way.
+var ErrTargetInUse = errors.New("a restore writes only where there is no data")
+
+// Fresh makes a data dir where there is none, from a backend file that is fetched for it. It works in a hidden folder beside
+// the target, on the same file system, and gives the result its name by one rename, so that a data dir is there whole or
+// not at all. What a crash left in the hidden folder is removed by the next call; it holds every secret of a cluster.
+func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("restore into %q: %w", o.DataDir, err)
+		}
+	}()
+	o.DataDir = filepath.Clean(o.DataDir)
+	if err := CheckFresh(o.DataDir, o.Size); err != nil {
+		return Result{}, err
+	}
+	work := filepath.Join(filepath.Dir(o.DataDir), "."+filepath.Base(o.DataDir)+".restoring")
+	if err := durable.MkdirAll(work, 0o700); err != nil {
+		return Result{}, err
+	}
+	release, err := durable.TryLock(filepath.Join(work, "lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return Result{}, fmt.Errorf("%w: another restore is on its way", ErrTargetInUse)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work), release(), durable.SyncDir(filepath.Dir(work))) }()
+	backend, data := filepath.Join(work, "backend"), filepath.Join(work, "data")
+	if err := errors.Join(os.RemoveAll(backend), os.RemoveAll(data)); err != nil {
+		return Result{}, err
+	}
+	source, err := fetchTo(ctx, backend, o.Fetch)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return Result{}, err
+	}
+	result, err = Build(ctx, Options{
+		Backend: backend, Source: source, Stage: datadir.Stage{Data: data}, Name: o.Name, PeerURL: o.PeerURL,
+		Target: o.Target, KeepRevision: o.KeepRevision, HighestKnown: o.HighestKnown, AcceptCorrupt: o.AcceptCorrupt,
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	// The kernel's rename takes the place of an empty folder, which os.Rename refuses, and never that of a full one.
+	if err := unix.Rename(data, o.DataDir); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		return Result{}, fmt.Errorf("%w: something was put there meanwhile", ErrTargetInUse)
+	} else if err != nil {
+		return Result{}, fmt.Errorf("give the data dir its name: %w", err)
+	}
+	if err := durable.SyncDir(filepath.Dir(o.DataDir)); err != nil {
+		return Result{}, err
+	}
+	return result, nil
+}
+
+// CheckFresh refuses what Fresh would refuse before it fetches anything.
+func CheckFresh(dataDir string, size int64) error {
+	parent := filepath.Dir(filepath.Clean(dataDir))
+	if info, err := os.Stat(parent); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return fmt.Errorf("%q is no folder", parent)
+	}
+	entries, err := os.ReadDir(dataDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%w: the folder holds %q", ErrTargetInUse, entries[0].Name())
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(parent, &stat); err != nil {
+		return fmt.Errorf("ask for free space of %q: %w", parent, err)
+	}
+	data, wal := SpaceNeeded(size)
+	need, free := size+data+wal, int64(stat.Bavail)*stat.Bsize
+	if need > free {
+		return fmt.Errorf("no space left for the restore: it needs %s, %s are free", humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
+	}
+	return nil
+}
+
+func fetchTo(ctx context.Context, file string, fetch func(context.Context, io.Writer) (snapshot.Info, error)) (info snapshot.Info, err error) {
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return info, err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	return fetch(ctx, out)
+}
