@@ -21,13 +21,19 @@ func (u target) crashes(t *testing.T, file string) {
 	u.home.Must(t, "attach-resource", u.application, "snapshot="+file)
 	before := u.process(t)
 	for _, words := range [][]string{{"snapshot", "keys-version=v2"}, {"restore", "skip-backup=true"}} {
-		said := u.home.Must(t, append([]string{"run-action", u.name}, words...)...)
-		_, id, found := strings.Cut(strings.TrimSpace(said), "Action queued with id: ")
-		if !found {
-			t.Fatalf("%q: %q", words, said)
-		}
+		// The command may take longer to end than the scratch etcd lives, so that who waits for its end comes too late.
+		queued := make(chan string, 1)
+		go func() {
+			out, problems, code := u.home.Run(t, append([]string{"run-action", u.name}, words...)...)
+			queued <- fmt.Sprint(out, problems, " exit code ", code)
+		}()
 		scratch := u.scratchEtcd(t)
 		must(t, syscall.Kill(u.agentProcess(t), syscall.SIGKILL))
+		said := <-queued
+		_, id, found := strings.Cut(said, "Action queued with id: ")
+		if id, _, _ = strings.Cut(id, "\n"); !found {
+			t.Fatalf("%q: %q", words, said)
+		}
 		eventually(t, "the scratch etcd is gone", func() bool { return !alive(scratch) })
 		// The last thread of the agent may take a while longer, and the agent's lock with it.
 		eventually(t, "the agent is started again", func() bool {
