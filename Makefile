@@ -2,7 +2,7 @@
 # make demo    a narrated run of the whole backups page; needs Go only, no root; KEEP=1 leaves its clusters for a look
 # make test    everything that CI checks; installs Debian packages when they are missing, and says so
 # make bench NAME=...   one bench of test/bench
-# Smaller parts: check unit scripts fuzz, tools packages etcd, fmt, clean distclean.
+# Smaller parts: check unit scripts fuzz, tools packages etcd servers, fmt, clean distclean.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,7 +24,7 @@ FUZZTIME ?= 5s
 # PKG narrows unit to some packages, as in: make unit PKG=./internal/capture
 PKG ?= ./...
 
-.PHONY: build demo test bench tools packages etcd check unit scripts fuzz fmt clean distclean
+.PHONY: build demo test bench tools packages etcd servers check unit scripts fuzz fmt clean distclean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/holdfast ./cmd/holdfast
@@ -41,7 +41,7 @@ bench: build
 	@CGO_ENABLED=0 go build -o .cache/bin/bench ./test/bench
 	@exec .cache/bin/bench $(NAME)
 
-tools: packages etcd
+tools: packages etcd servers
 
 packages:
 	@missing=; \
@@ -61,6 +61,10 @@ packages:
 # Real etcd servers of every supported version, into .cache/etcd. Quick when they are there.
 etcd:
 	@test/etcd/fetch.sh .cache/etcd
+
+# Real object-storage servers, into .cache/servers. Quick when they are there.
+servers:
+	@test/servers/fetch.sh .cache/servers
 
 check:
 	@echo "+ gofmt"; unformatted=$$(gofmt -l cmd internal test *.go); \
@@ -87,9 +91,9 @@ fuzz:
 fmt:
 	gofmt -w cmd internal test *.go
 
-# The etcd servers stay: they take minutes to build. distclean takes them too.
+# The servers stay: they take minutes to build. distclean takes them too.
 clean:
-	rm -rf bin .cache/bin .cache/etcd/.new.*
+	rm -rf bin .cache/bin .cache/etcd/.new.* .cache/servers/.new.*
 
 distclean: clean
 	rm -rf .cache

@@ -56,6 +56,7 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":             {"cli"},
 	"filippo.io/age":                     {"seal"},
 	"github.com/klauspost/compress/zstd": {"seal"},
+	"github.com/minio/minio-go/v7":       {"store"},
 	"k8s.io":                             {},
 }
 
@@ -86,9 +87,13 @@ type place struct {
 	// name is the package of internal/ that it is or is inside of; "" outside of internal/.
 	name  string
 	level int
-	// test marks packages that are for tests: all below test/, and those of internal/ whose name ends in "test".
+	// test marks packages that are for tests: all below test/, and those of internal/ that testOnly names, with what is
+	// below them.
 	test bool
 }
+
+// testOnly tells by the name of a package whether it is for tests.
+func testOnly(name string) bool { return strings.HasSuffix(name, "test") || name == "faultstore" }
 
 // placeOf finds a package of this module in the table.
 func placeOf(importPath string) (place, error) {
@@ -101,7 +106,7 @@ func placeOf(importPath string) (place, error) {
 		return place{level: commandLevel}, nil
 	case top == "internal" && below != "":
 		name, _, _ := strings.Cut(below, "/")
-		if strings.HasSuffix(name, "test") {
+		if slices.ContainsFunc(strings.Split(below, "/"), testOnly) {
 			return place{name: name, test: true}, nil
 		}
 		for level, names := range levels {
@@ -310,6 +315,8 @@ func TestBadTreeIsSeen(t *testing.T) {
 		"second command":             {from: modulePath + "/cmd/other", want: "cmd/other has no level"},
 		"test package in the binary": {from: ours + "agent", imports: []string{ours + "etcdtest"}, want: "for tests only"},
 		"part of it":                 {from: ours + "agent", imports: []string{ours + "etcdtest/kubeload"}, want: "for tests only"},
+		"test package below":         {from: ours + "store/s3", imports: []string{ours + "store/storetest"}, want: "for tests only"},
+		"faults in the binary":       {from: ours + "repository", imports: []string{ours + "store/faultstore"}, want: "for tests only"},
 		"test program in the binary": {from: ours + "agent", imports: []string{modulePath + "/test/demo"}, want: "for tests only"},
 		"test program":               {from: modulePath + "/test/demo", imports: []string{ours + "etcdtest", ours + "agent", "go.etcd.io/etcd/client/v3"}, calls: []string{"os.Exit"}},
 		"etcd client at home":        {from: ours + "member", imports: []string{"go.etcd.io/etcd/client/v3"}},
@@ -317,6 +324,8 @@ func TestBadTreeIsSeen(t *testing.T) {
 		"bbolt abroad":               {from: ours + "capture", imports: []string{"go.etcd.io/bbolt"}, want: "here in snapshot, datadir, restore"},
 		"etcd server storage":        {from: ours + "restore", imports: []string{"go.etcd.io/etcd/server/v3/storage/wal"}},
 		"embed beside storage":       {from: ours + "restore", imports: []string{"go.etcd.io/etcd/server/v3/embed"}, want: "here in etcdproc"},
+		"S3 client at home":          {from: ours + "store/s3", imports: []string{"github.com/minio/minio-go/v7/pkg/credentials"}},
+		"S3 client abroad":           {from: ours + "repository", imports: []string{"github.com/minio/minio-go/v7"}, want: "here in store"},
 		"name that only begins so":   {from: ours + "agent", imports: []string{"go.etcd.io/bbolt-tools"}},
 		"Kubernetes types":           {from: ours + "cli", imports: []string{"k8s.io/api/core/v1"}, want: "only tests use it"},
 		"exit in main":               {from: modulePath + "/cmd/holdfast", calls: []string{"os.Exit"}},

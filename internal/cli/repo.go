@@ -39,7 +39,7 @@ func (f *repoFlags) register(a *app, flags *pflag.FlagSet) {
 // registerPlace adds those that all have.
 func (f *repoFlags) registerPlace(a *app, flags *pflag.FlagSet) {
 	f.output = "text"
-	flags.StringVar(&f.url, "repo", a.Getenv("HOLDFAST_REPO"), "repository, such as file:///srv/backups (default $HOLDFAST_REPO)")
+	flags.StringVar(&f.url, "repo", a.Getenv("HOLDFAST_REPO"), "repository: file:///srv/backups or s3://BUCKET/PREFIX?endpoint=URL (default $HOLDFAST_REPO)")
 	flags.StringVar(&f.trust, "trust", a.Getenv("HOLDFAST_TRUST"), "fingerprint of the repository's root key (default $HOLDFAST_TRUST, else what was there first)")
 	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
 }

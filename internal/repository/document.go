@@ -146,7 +146,7 @@ func probe(ctx context.Context, s store.Store) error {
 func Open(ctx context.Context, s store.Store, trusted Fingerprint) (*Repository, error) {
 	signed, err := readSmall(ctx, s, documentName)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, ErrNoRepository
+		return nil, fmt.Errorf("%w: %w", ErrNoRepository, err) // the whole bucket may be missing
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)

@@ -1,13 +1,12 @@
 package seal_test
 
 import (
-	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -19,30 +18,27 @@ import (
 	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
-// backend makes a file of at least 128 MiB as etcd would write it, with what a Kubernetes cluster puts into it. To compare
-// with zstd by hand, SEAL_BENCH_FILE names a file that is used in its place.
-var backend = sync.OnceValues(func() ([]byte, error) {
-	if file := os.Getenv("SEAL_BENCH_FILE"); file != "" {
-		return os.ReadFile(file)
+// backend makes a file of at least 128 MiB as etcd would write it, with what a Kubernetes cluster puts into it.
+// SEAL_BENCH_FILE names a file that is used in its place, so that zstd can be run on the same one. It is read from disk
+// again and again: in memory it would change how often the garbage collector runs.
+func backend(b *testing.B) (file string, size int) {
+	file = os.Getenv("SEAL_BENCH_FILE")
+	if file == "" {
+		file = filepath.Join(b.TempDir(), "db")
+		db, err := bbolt.Open(file, 0o600, &bbolt.Options{NoSync: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := errors.Join(fill(db), db.Close()); err != nil {
+			b.Fatal(err)
+		}
 	}
-	dir, err := os.MkdirTemp("", "seal-bench")
+	info, err := os.Stat(file)
 	if err != nil {
-		return nil, err
+		b.Fatal(err)
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	file := filepath.Join(dir, "db")
-	db, err := bbolt.Open(file, 0o600, &bbolt.Options{NoSync: true})
-	if err != nil {
-		return nil, err
-	}
-	if err := fill(db); err != nil {
-		return nil, err
-	}
-	if err := db.Close(); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(file)
-})
+	return file, int(info.Size())
+}
 
 // fill writes revisions as etcd does: many transactions, keys in ascending order.
 func fill(db *bbolt.DB) error {
@@ -84,31 +80,37 @@ func fill(db *bbolt.DB) error {
 	return tx.Commit()
 }
 
-// BenchmarkWriter and BenchmarkReader tell MB/s of plain bytes, and BenchmarkWriter what is left of them. The test file
-// tools_test.go has the judges; for figures of zstd beside these: SEAL_BENCH_FILE=db go test -bench . and zstd -1 -b1 db.
+// BenchmarkWriter and BenchmarkReader tell MB/s of plain bytes, BenchmarkWriter also what is left of them. The figures of
+// zstd beside them: zstd -1 -b1 db, and zstd -1 -b1 -B4MB db in frames like ours.
 func BenchmarkWriter(b *testing.B) {
-	variants(b, func(b *testing.B, plain []byte, opts seal.Options, _ []seal.Identity) {
-		var size counter
-		timed(b, len(plain), func() {
-			size = 0
-			sealBench(b, &size, plain, opts)
+	variants(b, func(b *testing.B, file string, size int, opts seal.Options, _ []seal.Identity) {
+		var out counter
+		timed(b, size, func() {
+			out = 0
+			sealFile(b, &out, file, opts)
 		})
-		b.ReportMetric(float64(size)/float64(len(plain)), "out/in")
+		b.ReportMetric(float64(out)/float64(size), "out/in")
 	})
 }
 
 func BenchmarkReader(b *testing.B) {
-	variants(b, func(b *testing.B, plain []byte, opts seal.Options, identities []seal.Identity) {
-		var object bytes.Buffer
-		sealBench(b, &object, plain, seal.Options{Recipients: opts.Recipients})
+	variants(b, func(b *testing.B, file string, size int, opts seal.Options, identities []seal.Identity) {
+		object, err := os.Create(filepath.Join(b.TempDir(), "object"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = object.Close() }()
+		sealFile(b, object, file, seal.Options{Recipients: opts.Recipients})
 		buf := make([]byte, 256<<10)
-		timed(b, len(plain), func() {
-			r, err := seal.NewReader(bytes.NewReader(object.Bytes()), seal.ReaderOptions{
-				Identities: identities, PlainSize: int64(len(plain)), Concurrency: opts.Concurrency})
+		timed(b, size, func() {
+			if _, err := object.Seek(0, io.SeekStart); err != nil {
+				b.Fatal(err)
+			}
+			r, err := seal.NewReader(object, seal.ReaderOptions{Identities: identities, PlainSize: int64(size), Concurrency: opts.Concurrency})
 			if err != nil {
 				b.Fatal(err)
 			}
-			if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, buf); err != nil {
+			if _, err := io.CopyBuffer(new(counter), struct{ io.Reader }{r}, buf); err != nil {
 				b.Fatal(err)
 			}
 			if err := r.Close(); err != nil {
@@ -138,11 +140,8 @@ func cpu(b *testing.B) float64 {
 	return float64(used.Utime.Nano()+used.Stime.Nano()) / 1e9
 }
 
-func variants(b *testing.B, run func(*testing.B, []byte, seal.Options, []seal.Identity)) {
-	plain, err := backend()
-	if err != nil {
-		b.Fatal(err)
-	}
+func variants(b *testing.B, run func(*testing.B, string, int, seal.Options, []seal.Identity)) {
+	db, size := backend(b)
 	secret, recipient, err := seal.GenerateIdentity(seal.X25519)
 	if err != nil {
 		b.Fatal(err)
@@ -163,7 +162,7 @@ func variants(b *testing.B, run func(*testing.B, []byte, seal.Options, []seal.Id
 				opts.Recipients, ids, name = []seal.Recipient{recipient}, identities, "encrypted"
 			}
 			b.Run(fmt.Sprintf("%s/%d", name, concurrency), func(b *testing.B) {
-				run(b, plain, opts, ids)
+				run(b, db, size, opts, ids)
 			})
 		}
 	}
@@ -177,13 +176,19 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sealBench writes in pieces of 32 KiB, as etcd sends them.
-func sealBench(b *testing.B, dst io.Writer, plain []byte, opts seal.Options) {
+// sealFile writes in pieces of 32 KiB, as etcd sends them.
+func sealFile(b *testing.B, dst io.Writer, file string, opts seal.Options) {
+	plain, err := os.Open(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = plain.Close() }()
 	w, err := seal.NewWriter(dst, opts)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{bytes.NewReader(plain)}, make([]byte, 32<<10)); err != nil {
+	defer w.Abort()
+	if _, err := io.CopyBuffer(w, struct{ io.Reader }{plain}, make([]byte, 32<<10)); err != nil {
 		b.Fatal(err)
 	}
 	if err := w.Close(); err != nil {

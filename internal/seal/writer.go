@@ -43,6 +43,7 @@ type Writer struct {
 	age       io.WriteCloser // to out; nil when the object is not encrypted
 
 	raw         []byte // the frame that is being filled; nil when there is none
+	long        bool   // there was a full frame, so that another one will be full, too
 	raws, packs buffers
 	jobs        chan *packing // for the workers
 	order       chan *packing // the same frames in order, for the goroutine that writes
@@ -125,12 +126,16 @@ func (w *Writer) Write(p []byte) (int, error) {
 			if !ok {
 				return taken, w.halt.reason()
 			}
+			if w.long && cap(raw) < w.frameSize {
+				raw = make([]byte, 0, w.frameSize)
+			}
 			w.raw = raw
 		}
 		n := min(len(p), w.frameSize-len(w.raw))
 		w.raw = append(grow(w.raw, n, w.frameSize), p[:n]...)
 		p, taken = p[n:], taken+n
 		if len(w.raw) == w.frameSize {
+			w.long = true
 			if err := w.dispatch(); err != nil {
 				return taken, err
 			}

@@ -61,7 +61,7 @@ func (l *listing) walk(folder string) (more bool, err error) {
 			continue
 		}
 		object, err := l.store.stat(name)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(classified(err), store.ErrNotFound) {
 			continue // deleted meanwhile
 		}
 		if err != nil {

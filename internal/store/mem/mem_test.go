@@ -11,3 +11,7 @@ import (
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return mem.New() })
 }
+
+func TestContractWithLocks(t *testing.T) {
+	storetest.RunLocks(t, func(*testing.T) store.Store { return mem.New() })
+}

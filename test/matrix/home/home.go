@@ -68,6 +68,8 @@ type Home struct {
 	Dir string
 	// Program is the path of the program.
 	Program string
+	// Env are more variables for the program, "NAME=VALUE"; the later counts.
+	Env []string
 }
 
 // New makes an empty home. All applications in it are destroyed at the end of the test.
@@ -97,7 +99,7 @@ func (h *Home) view(t testing.TB) *inventory.Inventory {
 
 // Environment is the whole environment of the program.
 func (h *Home) Environment() []string {
-	return []string{"HOLDFAST_HOME=" + h.Dir, "PATH=" + os.Getenv("PATH"), "HOME=" + h.Dir, "TMPDIR=" + os.TempDir()}
+	return append([]string{"HOLDFAST_HOME=" + h.Dir, "PATH=" + os.Getenv("PATH"), "HOME=" + h.Dir, "TMPDIR=" + os.TempDir()}, h.Env...)
 }
 
 // Run runs a command line of the program to its end.
