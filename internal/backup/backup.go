@@ -41,6 +41,8 @@ type Event struct {
 	Chosen *Candidate
 	// Skipped is a member that was not taken, and Why.
 	Skipped *Candidate
+	// PassedOver is why an earlier snapshot cannot be believed, so that this backup is not compared with it.
+	PassedOver error
 	// Sent counts bytes of the backend, of Of.
 	Sent, Of int64
 }
@@ -54,7 +56,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 	if _, err := repo.Enrolled(ctx, writer.Public().Fingerprint()); err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: signing key of this host: %w", opts.Cluster, err)
 	}
-	last, err := newest(ctx, repo, opts.Cluster)
+	last, err := newest(ctx, repo, opts.Cluster, opts.Observe)
 	if err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/mem"
 )
 
@@ -22,16 +23,17 @@ func must(t *testing.T, err error) {
 }
 
 // target is an empty repository that the writer may sign in.
-func target(t *testing.T) (*repository.Repository, *repository.Writer) {
+func target(t *testing.T) (*mem.Store, *repository.Repository, *repository.Writer) {
 	t.Helper()
 	root, err := repository.NewKey()
 	must(t, err)
-	repo, err := repository.Init(t.Context(), mem.New(), root, repository.None, nil)
+	stored := mem.New()
+	repo, err := repository.Init(t.Context(), stored, root, repository.None, nil)
 	must(t, err)
 	writer, err := repository.OpenWriter(t.TempDir())
 	must(t, err)
 	must(t, repo.Enroll(t.Context(), root, writer.Public(), "test"))
-	return repo, writer
+	return stored, repo, writer
 }
 
 func dial(t *testing.T, endpoints ...string) []*member.Client {
@@ -56,7 +58,7 @@ func nobody(t *testing.T) string {
 }
 
 func TestRun(t *testing.T) {
-	repo, writer := target(t)
+	stored, repo, writer := target(t)
 	cluster := etcdtest.StartCluster(t, etcdtest.Get(t, "3.7"), 3, etcdtest.Options{})
 	leading, err := cluster.Leader(t.Context())
 	must(t, err)
@@ -67,13 +69,16 @@ func TestRun(t *testing.T) {
 	// The leader is given first, and one endpoint is dead: a follower is read all the same.
 	clients := dial(t, append([]string{nobody(t), leading.Endpoint}, cluster.Endpoints()...)...)
 	var skipped, chosen []string
+	var passedOver []error
 	var sent int64
 	run := func(o Options, clients []*member.Client) (repository.Manifest, error) {
-		skipped, chosen, sent = nil, nil, 0
+		skipped, chosen, passedOver, sent = nil, nil, nil, 0
 		o.Observe = func(e Event) {
 			switch {
 			case e.Skipped != nil:
 				skipped = append(skipped, e.Skipped.Why)
+			case e.PassedOver != nil:
+				passedOver = append(passedOver, e.PassedOver)
 			case e.Chosen != nil:
 				chosen = append(chosen, e.Chosen.Role)
 			default:
@@ -123,9 +128,25 @@ func TestRun(t *testing.T) {
 	if _, err := Run(t.Context(), repo, stranger, clients, Options{Cluster: "prod"}); !errors.Is(err, repository.ErrNotEnrolled) {
 		t.Errorf("a host that may not sign: %v", err)
 	}
+	// Rubbish under the name of a newer snapshot is told of, and keeps nobody from backing up.
+	var last string
+	for object, err := range stored.List(t.Context(), "clusters/prod/manifests/"+string(third.Timeline), "") {
+		must(t, err)
+		last = object.Name
+	}
+	rubbish := strings.Replace(last, "-0000000000000000000", "-0000000000000000009", 1)
+	rubbish = strings.Replace(rubbish, "-0000000000000000000", "-0000000000000000009", 1)
+	_, err = stored.Put(t.Context(), rubbish, strings.NewReader("rubbish"), store.PutOptions{})
+	must(t, err)
+	fourth, err := run(Options{Cluster: "prod"}, dial(t, other.Endpoint))
+	must(t, err)
+	if fourth.Timeline != third.Timeline || len(passedOver) != 1 || !errors.Is(passedOver[0], repository.ErrForged) {
+		t.Errorf("after rubbish: timeline %s after %s, passed over %v", fourth.Timeline, third.Timeline, passedOver)
+	}
+	must(t, stored.Delete(t.Context(), rubbish))
 	result, err := repo.Check(t.Context())
 	must(t, err)
-	if result.Snapshots != 3 || result.Unclaimed != 0 || len(result.Problems) > 0 {
+	if result.Snapshots != 4 || result.Unclaimed != 0 || len(result.Problems) > 0 {
 		t.Errorf("check %+v", result)
 	}
 }

@@ -17,17 +17,25 @@ var (
 	ErrWentBack = errors.New("its history went back since the last backup: it was restored, or lost writes")
 )
 
-// newest gives the manifest of the newest snapshot of a cluster, nil when there is none.
-func newest(ctx context.Context, repo *repository.Repository, cluster string) (*repository.Manifest, error) {
+// newest gives the manifest of the newest snapshot of a cluster that can be believed, nil when there is none. One that is
+// damaged or forged is told of and passed over: it must not keep backups from being made.
+func newest(ctx context.Context, repo *repository.Repository, cluster string, observe func(Event)) (*repository.Manifest, error) {
 	points, _, err := repo.Points(ctx, cluster)
-	if err != nil || len(points) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	manifest, err := repo.Manifest(ctx, points[len(points)-1])
-	if err != nil {
-		return nil, fmt.Errorf("look at the last backup: %w", err)
+	for _, point := range slices.Backward(points) {
+		manifest, err := repo.Manifest(ctx, point)
+		if err == nil {
+			return &manifest, nil
+		}
+		// What only could not be reached may well be right, and then it decides.
+		if !errors.Is(err, repository.ErrForged) {
+			return nil, fmt.Errorf("look at the last backup: %w", err)
+		}
+		observe(Event{PassedOver: err})
 	}
-	return &manifest, nil
+	return nil, nil
 }
 
 // continues gives the timeline that a backup of a cluster belongs to, "" for a new one. Revisions of two lives of a keyspace

@@ -93,12 +93,11 @@ func (p probe) pace(ctx context.Context, limit *rate.Limiter, control *pacer) {
 func considerate(ctx context.Context, p probe, limit *rate.Limiter, least int64) (end func()) {
 	var before []time.Duration
 	for range probesBefore {
-		if took, ok := p.timed(ctx); ok {
-			before = append(before, took)
+		took, ok := p.timed(ctx)
+		if !ok { // there is nobody to be considerate of, and nothing to wait for
+			return func() {}
 		}
-	}
-	if len(before) < probesBefore {
-		return func() {}
+		before = append(before, took)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup

@@ -97,8 +97,17 @@ func TestConsiderate(t *testing.T) {
 func TestConsiderateNeedsAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := rate.NewLimiter(60*megabyte, burst)
-		refused := probe(func(context.Context) error { return errors.New("no leader") })
+		asked := 0
+		refused := probe(func(ctx context.Context) error { // as a member without a leader does
+			asked++
+			<-ctx.Done()
+			return errors.New("no leader")
+		})
+		began := time.Now()
 		end := considerate(t.Context(), refused, limit, 0)
+		if took := time.Since(began); took > time.Second || asked != 1 {
+			t.Errorf("a member that does not answer is asked %d times, for %s", asked, took)
+		}
 		time.Sleep(time.Minute)
 		end()
 		if limit.Limit() != 60*megabyte {

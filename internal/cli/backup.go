@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +43,7 @@ func (f *etcdFlags) register(a *app, flags *pflag.FlagSet) {
 	flags.StringVar(&f.files.CA, "cacert", a.Getenv("ETCDCTL_CACERT"), "certificate authority of etcd's servers (default $ETCDCTL_CACERT)")
 	flags.StringVar(&f.files.Cert, "cert", a.Getenv("ETCDCTL_CERT"), "client certificate for etcd (default $ETCDCTL_CERT)")
 	flags.StringVar(&f.files.Key, "key", a.Getenv("ETCDCTL_KEY"), "key of the client certificate (default $ETCDCTL_KEY)")
-	flags.StringVar(&f.from, "unit", "", "a unit or application of the inventory, such as etcd/0 or etcd, instead of --endpoints")
+	flags.StringVar(&f.from, "unit", "", "an application of the inventory, or a unit of it, whose cluster it is, such as etcd or etcd/0; instead of --endpoints")
 }
 
 // dial prepares clients of the members, and gives the fingerprint of the authority that they are checked with.
@@ -96,16 +95,9 @@ func closeAll(clients []*member.Client) error {
 	return errors.Join(failed...)
 }
 
-// endpointsOf gives the members of a unit or application of the inventory. A unit comes first, and its cluster's others
-// after it.
+// endpointsOf gives the members of an application of the inventory, or of the one that a unit is of: that one unit does not
+// answer is no reason for no backup.
 func (a *app) endpointsOf(text string) (endpoints []string, files unit.TLSFiles, err error) {
-	application, _, isUnit := strings.Cut(text, "/")
-	var wanted unit.Name
-	if isUnit {
-		if wanted, err = unit.ParseName(text); err != nil {
-			return nil, files, usageError{err}
-		}
-	}
 	home, err := a.home()
 	if err != nil {
 		return nil, files, err
@@ -115,12 +107,18 @@ func (a *app) endpointsOf(text string) (endpoints []string, files unit.TLSFiles,
 		return nil, files, err
 	}
 	defer m.close()
+	application, _, isUnit := strings.Cut(text, "/")
+	if isUnit {
+		name, err := unit.ParseName(text)
+		if err != nil {
+			return nil, files, usageError{err}
+		}
+		if _, err := m.inventory.Unit(name); err != nil {
+			return nil, files, err
+		}
+	}
 	names, err := m.units(application)
 	if err != nil {
-		return nil, files, err
-	}
-	if isUnit && !slices.Contains(names, wanted) {
-		_, err := m.inventory.Unit(wanted)
 		return nil, files, err
 	}
 	for _, name := range names {
@@ -128,9 +126,7 @@ func (a *app) endpointsOf(text string) (endpoints []string, files unit.TLSFiles,
 		if err != nil {
 			return nil, files, err
 		}
-		if !isUnit || name == wanted {
-			endpoints = append(endpoints, record.ClientURLs...)
-		}
+		endpoints = append(endpoints, record.ClientURLs...)
 	}
 	return endpoints, pki.Files(deploy.OperatorFolder(home), "etcd"), nil
 }
@@ -217,6 +213,8 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 		switch {
 		case e.Skipped != nil:
 			show.say("not read: %s: %s", e.Skipped.Client.Endpoint(), e.Skipped.Why)
+		case e.PassedOver != nil:
+			show.say("an earlier snapshot cannot be believed: %v", e.PassedOver)
 		case e.Chosen != nil:
 			show.say("reading %s, %s at revision %s", e.Chosen.Client.Endpoint(), e.Chosen.Role, e.Chosen.Status.Revision)
 		default:

@@ -196,8 +196,14 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestReceive wants a copy whole under its name or not there at all.
-func TestReceive(t *testing.T) {
+// TestPublish wants a copy whole under its name or not there at all.
+func TestPublish(t *testing.T) {
+	receive := func(to string, content io.Reader, overwrite bool) error {
+		return publish(to, overwrite, func(out io.Writer) error {
+			_, err := io.Copy(out, content)
+			return err
+		})
+	}
 	dir := t.TempDir()
 	to := filepath.Join(dir, "file")
 	cut := io.MultiReader(strings.NewReader("half"), iotestError{errors.New("cut")})

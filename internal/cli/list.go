@@ -46,11 +46,7 @@ func (a *app) list() *cobra.Command {
 			}
 			all, strange := []listed{}, []string{}
 			for _, cluster := range clusters {
-				points, odd, err := repo.Points(c.Context(), cluster)
-				if err != nil {
-					return err
-				}
-				reads, err := repo.Manifests(c.Context(), points)
+				reads, odd, err := repo.Snapshots(c.Context(), cluster)
 				if err != nil {
 					return err
 				}

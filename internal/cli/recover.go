@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-project/holdfast/internal/archivefile"
-	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/restore"
@@ -68,7 +67,14 @@ func (a *app) export() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := exportTo(c.Context(), target, overwrite, format, m, fetch); err != nil {
+			err = publish(target, overwrite, func(out io.Writer) error {
+				if format == "db" {
+					_, err := fetch(c.Context(), out)
+					return err
+				}
+				return exportArchive(c.Context(), out, m, fetch)
+			})
+			if err != nil {
 				return fmt.Errorf("export snapshot %s: %w", m.ID.Short(), err)
 			}
 			fmt.Fprintf(a.Stderr, "snapshot %s of cluster %s, revision %s, is in %s\n", m.ID.Short(), m.Cluster, m.Content.Revision, target)
@@ -110,36 +116,6 @@ func (a *app) prepareFetch(ctx context.Context, f *repoFlags, text string) (*rep
 		return info, err
 	}
 	return repo, m, fetch, nil
-}
-
-// exportTo writes to a temporary file beside the target, and gives it its name after everything was checked.
-func exportTo(ctx context.Context, target string, overwrite bool, format string, m repository.Manifest, fetch fetchFunc) (err error) {
-	temporary, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+".*.part") // its mode is 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if gone := os.Remove(temporary.Name()); !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
-		}
-	}()
-	if format == "db" {
-		_, err = fetch(ctx, temporary)
-	} else {
-		err = exportArchive(ctx, temporary, m, fetch)
-	}
-	if err = errors.Join(err, temporary.Sync(), temporary.Close()); err != nil {
-		return err
-	}
-	if overwrite {
-		return durable.Rename(temporary.Name(), target)
-	}
-	if err := os.Link(temporary.Name(), target); errors.Is(err, os.ErrExist) {
-		return existing(target)
-	} else if err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(target))
 }
 
 // exportArchive puts the backend into a tar.gz while it comes; nothing plain is on the disk beside it.

@@ -112,7 +112,7 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 	if err != nil {
 		return nil, err
 	}
-	pin, pinned, err := pins.Get(at.String())
+	pin, pinned, err := pins.Get(at.Place())
 	if err != nil {
 		return nil, err
 	}
@@ -125,18 +125,18 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 	case errors.Is(err, repository.ErrNoRepository):
 		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), a.Program + " repo init --repo URL makes one"}
 	case errors.Is(err, repository.ErrUntrusted) && f.trust == "":
-		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", pins.Forget(at.String()))}
+		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", pins.File(at.Place()))}
 	case err != nil:
 		return nil, err
 	case !pinned:
 		if f.trust == "" {
 			fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
 		}
-		return repo, pins.Set(repository.Pin{Location: at.String(), Repository: repo.Document().Repository, Root: repo.Root()})
+		return repo, pins.Set(repository.Pin{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()})
 	case pin.Repository != repo.Document().Repository:
 		return nil, hinted{
 			fmt.Errorf("open repository %s: it is another one than before: %s, expected %s", at, repo.Document().Repository, pin.Repository),
-			fmt.Sprintf("if you know that this is right, remove %s", pins.Forget(at.String())),
+			fmt.Sprintf("if you know that this is right, remove %s", pins.File(at.Place())),
 		}
 	}
 	return repo, nil
@@ -283,19 +283,16 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	}
 	repo, err := repository.Init(ctx, opened, root, encryption, recipients)
 	if err != nil {
-		if errors.Is(err, store.ErrExists) {
-			err = fmt.Errorf("make repository at %s: there is one already", at)
-		}
-		return errors.Join(err, os.Remove(rootKey))
+		return a.notMade(ctx, opened, at, rootKey, err)
 	}
 	if err := repo.Enroll(ctx, root, writer.Public(), name); err != nil {
-		return err
+		return hinted{err, fmt.Sprintf("the repository is made, and its root key is in %s: %s key enroll --root-key %s", rootKey, a.Program, rootKey)}
 	}
 	pins, err := a.pins()
 	if err != nil {
 		return err
 	}
-	if err := pins.Set(repository.Pin{Location: at.String(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
+	if err := pins.Set(repository.Pin{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Stderr, "the root key is in %s: move it off this machine; it is needed to let other hosts sign\n", rootKey)
@@ -304,6 +301,18 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	}
 	fmt.Fprintf(a.Stdout, "repository %s is made\nroot key %s\n", repo.Document().Repository, repo.Root())
 	return nil
+}
+
+// notMade says why there is no new repository. The root key goes only when it is plain that it has signed nothing there: an
+// answer of the store may have been lost.
+func (a *app) notMade(ctx context.Context, s store.Store, at location.Location, rootKey string, err error) error {
+	if errors.Is(err, store.ErrExists) {
+		return errors.Join(fmt.Errorf("make repository at %s: there is one already", at), os.Remove(rootKey))
+	}
+	if _, openErr := repository.Open(context.WithoutCancel(ctx), s, ""); errors.Is(openErr, repository.ErrNoRepository) {
+		return errors.Join(err, os.Remove(rootKey))
+	}
+	return hinted{err, fmt.Sprintf("the repository may have been made all the same; %s is kept, as it may be its root key", rootKey)}
 }
 
 // signerName is what this host is called as a signer.

@@ -102,7 +102,11 @@ func (a *app) fetch(ctx context.Context, m *model, from place, to string, overwr
 	defer content.Close()
 	bar := a.bytesProgress(path.Base(from.path), size)
 	defer bar.Close()
-	if err := receive(to, io.TeeReader(content, bar), overwrite); err != nil {
+	err = publish(to, overwrite, func(out io.Writer) error {
+		_, err := io.Copy(io.MultiWriter(out, bar), content)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("copy %s:%s: %w", name, from.path, err)
 	}
 	return nil
@@ -112,8 +116,8 @@ func existing(file string) error {
 	return hinted{fmt.Errorf("copy to %q: it exists", file), "--overwrite replaces it"}
 }
 
-// receive writes content to a new file with a temporary name beside it, and gives it its name once it is on the disk.
-func receive(to string, content io.Reader, overwrite bool) (err error) {
+// publish lets write fill a new file with a temporary name beside the target, and gives it its name once it is on the disk.
+func publish(to string, overwrite bool, write func(io.Writer) error) (err error) {
 	temporary, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*.part") // its mode is 0600
 	if err != nil {
 		return err
@@ -123,8 +127,7 @@ func receive(to string, content io.Reader, overwrite bool) (err error) {
 			err = errors.Join(err, gone)
 		}
 	}()
-	_, err = io.Copy(temporary, content)
-	if err = errors.Join(err, temporary.Sync(), temporary.Close()); err != nil {
+	if err = errors.Join(write(temporary), temporary.Sync(), temporary.Close()); err != nil {
 		return err
 	}
 	if overwrite {

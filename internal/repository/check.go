@@ -28,16 +28,12 @@ func (r *Repository) Check(ctx context.Context) (CheckResult, error) {
 	}
 	var all []Read
 	for _, cluster := range clusters {
-		points, strange, err := r.Points(ctx, cluster)
+		reads, strange, err := r.Snapshots(ctx, cluster)
 		if err != nil {
 			return result, err
 		}
 		for _, name := range strange {
 			result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the manifests and is none", name))
-		}
-		reads, err := r.Manifests(ctx, points)
-		if err != nil {
-			return result, err
 		}
 		if err := r.checkData(ctx, cluster, reads, &result); err != nil {
 			return result, err

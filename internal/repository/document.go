@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -191,7 +192,7 @@ func decodeDocument(line []byte, format string, into any) error {
 	var head struct {
 		Format string `json:"format"`
 	}
-	if err := decodeLoose(line, &head); err != nil {
+	if err := json.Unmarshal(line, &head); err != nil {
 		return err
 	}
 	if head.Format != format {

@@ -22,13 +22,14 @@ type Pin struct {
 	Root       Fingerprint `json:"root"`
 }
 
-func (p Pins) file(location string) string {
+// File is where that is remembered. Who wants to trust anew removes it.
+func (p Pins) File(location string) string {
 	return filepath.Join(p.Dir, sumOf([]byte(location))[:32]+".json")
 }
 
 // Get gives what is trusted at a place; found is false when nothing was remembered.
 func (p Pins) Get(location string) (pin Pin, found bool, err error) {
-	text, err := os.ReadFile(p.file(location))
+	text, err := os.ReadFile(p.File(location))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Pin{}, false, nil
 	}
@@ -39,7 +40,7 @@ func (p Pins) Get(location string) (pin Pin, found bool, err error) {
 		_, err = ParseFingerprint(string(pin.Root))
 	}
 	if err != nil {
-		return Pin{}, false, fmt.Errorf("read what is trusted at %q: file %q: %w", location, p.file(location), err)
+		return Pin{}, false, fmt.Errorf("read what is trusted at %q: file %q: %w", location, p.File(location), err)
 	}
 	return pin, true, nil
 }
@@ -53,8 +54,5 @@ func (p Pins) Set(pin Pin) error {
 	if err := durable.MkdirAll(p.Dir, 0o700); err != nil {
 		return err
 	}
-	return durable.WriteFile(p.file(pin.Location), append(text, '\n'), 0o600)
+	return durable.WriteFile(p.File(pin.Location), append(text, '\n'), 0o600)
 }
-
-// Forget is the path of the file to remove when a person wants to trust anew.
-func (p Pins) Forget(location string) string { return p.file(location) }

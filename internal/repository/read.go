@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -31,9 +30,6 @@ func readSmall(ctx context.Context, s store.Store, name string) (content []byte,
 	return content, err
 }
 
-// decodeLoose decodes the fields that are asked for.
-func decodeLoose(data []byte, into any) error { return json.Unmarshal(data, into) }
-
 func parseSignerName(name string) (Fingerprint, error) {
 	f, err := ParseFingerprint(strings.TrimSuffix(strings.TrimPrefix(name, signersFolder), ".json"))
 	if err != nil || signerName(f) != name {
@@ -56,6 +52,7 @@ func (r *Repository) Clusters(ctx context.Context) ([]string, error) {
 			break
 		}
 		if next == "" {
+			slices.Sort(names) // "a-b/" comes before "a/" in a store
 			return names, nil
 		}
 		if CheckCluster(next) == nil {
@@ -174,6 +171,16 @@ func (r *Repository) Manifests(ctx context.Context, points []Point) ([]Read, err
 	}
 	_ = group.Wait() // no error comes out of it
 	return reads, context.Cause(ctx)
+}
+
+// Snapshots lists the snapshots of a cluster with their manifests. Strange is as in Points.
+func (r *Repository) Snapshots(ctx context.Context, cluster string) (reads []Read, strange []string, err error) {
+	points, strange, err := r.Points(ctx, cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	reads, err = r.Manifests(ctx, points)
+	return reads, strange, err
 }
 
 var (

@@ -410,6 +410,19 @@ func TestNumberingSurvives(t *testing.T) {
 	}
 }
 
+func TestClustersAreInOrder(t *testing.T) {
+	w := newWorld(t, None)
+	want := []string{"a", "a-b", "a.b", "a0", "b"}
+	for _, name := range []string{"b", "a0", "a-b", "a", "a.b"} {
+		w.add(t, name, backend(t, 0))
+	}
+	got, err := w.Clusters(t.Context())
+	must(t, err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("clusters (-want +got):\n%s", diff)
+	}
+}
+
 func pointsOf(t *testing.T, w *world, cluster string) []Point {
 	t.Helper()
 	points, _, err := w.Points(t.Context(), cluster)
@@ -510,7 +523,7 @@ func TestPins(t *testing.T) {
 	if got, found, err := p.Get("file:///a"); got != want || !found || err != nil {
 		t.Errorf("got %+v, %v, %v", got, found, err)
 	}
-	must(t, os.WriteFile(p.Forget("file:///a"), []byte("{}"), 0o600))
+	must(t, os.WriteFile(p.File("file:///a"), []byte("{}"), 0o600))
 	if _, _, err := p.Get("file:///a"); err == nil {
 		t.Error("a damaged pin passes")
 	}

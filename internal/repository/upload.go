@@ -29,6 +29,7 @@ type Upload struct {
 	sum    hash.Hash
 	sent   int64
 	put    chan putResult
+	ended  *putResult // what put gave, once it was waited for
 	object Object
 }
 
@@ -68,7 +69,7 @@ func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOpti
 	var err error
 	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: r.recipients}); err != nil {
 		pipe.CloseWithError(err)
-		<-u.put
+		u.wait()
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
 	return u, nil
@@ -87,18 +88,23 @@ func (s sentBytes) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ID is what the snapshot will be called.
-func (u *Upload) ID() ID { return u.id }
-
 // Write takes the next bytes. An error is final; the caller aborts.
 func (u *Upload) Write(p []byte) (int, error) { return u.sealer.Write(p) }
 
-// Abort ends the upload; the store keeps nothing of it, or what no manifest will name.
+// wait waits for the end of the put, and gives what came of it, also when it is asked again.
+func (u *Upload) wait() putResult {
+	if u.ended == nil {
+		result := <-u.put
+		u.ended = &result
+	}
+	return *u.ended
+}
+
+// Abort ends the upload; the store keeps nothing of it, or what no manifest will name. It may be called again.
 func (u *Upload) Abort() {
 	u.pipe.CloseWithError(errAborted)
 	u.sealer.Abort()
-	<-u.put
-	u.put <- putResult{err: errAborted}
+	u.wait()
 }
 
 var errAborted = errors.New("upload was given up")
@@ -107,10 +113,8 @@ var errAborted = errors.New("upload was given up")
 func (u *Upload) Finish() error {
 	if err := u.sealer.Close(); err != nil {
 		u.pipe.CloseWithError(err)
-		result := <-u.put
-		u.put <- putResult{err: errAborted}
 		// The store's own reason explains more than that it stopped reading.
-		if result.err != nil && !errors.Is(result.err, err) {
+		if result := u.wait(); result.err != nil && !errors.Is(result.err, err) {
 			return result.err
 		}
 		return err
@@ -118,8 +122,7 @@ func (u *Upload) Finish() error {
 	if err := u.pipe.Close(); err != nil {
 		return err
 	}
-	result := <-u.put
-	u.put <- putResult{err: errAborted}
+	result := u.wait()
 	if result.err != nil {
 		return result.err
 	}

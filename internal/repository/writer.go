@@ -166,11 +166,7 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 	}
 	own := w.key.Public().Fingerprint()
 	for _, cluster := range clusters {
-		points, _, err := r.Points(ctx, cluster)
-		if err != nil {
-			return h, err
-		}
-		reads, err := r.Manifests(ctx, points)
+		reads, _, err := r.Snapshots(ctx, cluster)
 		if err != nil {
 			return h, err
 		}

@@ -29,38 +29,11 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-// TestDecorated runs the suite over the decorators: they change nothing of the contract.
+// TestDecorated runs the suite over the decorator: it changes nothing of the contract.
 func TestDecorated(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store {
-		return store.Prefix(store.Retry(store.Prefix(faultstore.New(mem.New()), "a/b"), store.RetryOptions{}), "c")
+		return store.Retry(faultstore.New(mem.New()), store.RetryOptions{})
 	})
-}
-
-func TestPrefix(t *testing.T) {
-	whole := mem.New()
-	ours, theirs := store.Prefix(whole, "ours"), store.Prefix(whole, "ours2")
-	for _, s := range []store.Store{ours, theirs} {
-		object, err := s.Put(t.Context(), "a/b", strings.NewReader("x"), store.PutOptions{})
-		if err != nil || object.Name != "a/b" {
-			t.Errorf("put: %+v, %v", object, err)
-		}
-	}
-	if err := theirs.(store.Deleter).Delete(t.Context(), "a/b"); err != nil {
-		t.Error(err)
-	}
-	var names []string
-	for object := range whole.List(t.Context(), "", "") {
-		names = append(names, object.Name)
-	}
-	if !slices.Equal(names, []string{"ours/a/b"}) {
-		t.Errorf("names: %q", names)
-	}
-	if _, err := ours.Put(t.Context(), "../a", strings.NewReader("x"), store.PutOptions{}); !errors.Is(err, store.ErrFinal) {
-		t.Errorf("put outside of it: %v", err)
-	}
-	if store.Prefix(whole, "") != store.Store(whole) {
-		t.Error("an empty prefix makes another store")
-	}
 }
 
 // abilities has those that are not nil.
@@ -82,9 +55,9 @@ func TestAbilities(t *testing.T) {
 		w store.Sweeper
 	}{{}, {d: mem.New()}, {w: sweeper{}}, {mem.New(), sweeper{}}} {
 		s := store.Combine(bare, tt.d, tt.w)
-		for name, decorated := range map[string]store.Store{"combined": s, "retried": store.Retry(s, store.RetryOptions{}), "below a prefix": store.Prefix(s, "a")} {
+		for name, decorated := range map[string]store.Store{"combined": s, "retried": store.Retry(s, store.RetryOptions{})} {
 			deletes, sweeps := abilities(decorated)
-			if wantSweeps := tt.w != nil && name != "below a prefix"; deletes != (tt.d != nil) || sweeps != wantSweeps {
+			if deletes != (tt.d != nil) || sweeps != (tt.w != nil) {
 				t.Errorf("%s of %+v: deletes %v, sweeps %v", name, tt, deletes, sweeps)
 			}
 		}

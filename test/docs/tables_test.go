@@ -103,12 +103,24 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/unit/record.go", "Record", "docs/formats/inventory.md"},
 		{"internal/config/config.go", "Agent", "docs/formats/agent-config.md"},
 		{"internal/cli/verify.go", "finding", "docs/contracts/verify.md"},
+		{"internal/repository/document.go", "Document", "docs/formats/repository.md"},
+		{"internal/repository/signer.go", "Enrolment", "docs/formats/repository.md"},
+		{"internal/repository/manifest.go", "Manifest", "docs/formats/repository.md"},
+		{"internal/repository/manifest.go", "Source", "docs/formats/repository.md"},
+		{"internal/repository/manifest.go", "Content", "docs/formats/repository.md"},
+		{"internal/repository/manifest.go", "Object", "docs/formats/repository.md"},
+		{"internal/repository/manifest.go", "HashKV", "docs/formats/repository.md"},
+		{"internal/repository/check.go", "CheckResult", "docs/contracts/repository.md"},
+		{"internal/cli/list.go", "listed", "docs/contracts/repository.md"},
+		{"internal/cli/verifyrepo.go", "verified", "docs/contracts/repository.md"},
+		{"internal/cli/repo.go", "repositoryInfo", "docs/contracts/repository.md"},
+		{"internal/cli/transfer.go", "transferEvent", "docs/contracts/repository.md"},
 		{"internal/action/task.go", "Task", "docs/contracts/agent-api.md"},
 		{"internal/api/wire.go", "Unit", "docs/contracts/agent-api.md"},
 		{"internal/api/wire.go", "Etcd", "docs/contracts/agent-api.md"},
 		{"internal/api/wire.go", "Resource", "docs/contracts/agent-api.md"},
 	}
-	tag := regexp.MustCompile("`(?:json|yaml):\"([a-z0-9-]+)")
+	tag := regexp.MustCompile("`(?:json|yaml):\"([a-z0-9_-]+)")
 	for _, test := range tests {
 		_, body, _ := strings.Cut(readSource(t, test.source), "\ntype "+test.structure+" struct {\n")
 		body, _, _ = strings.Cut(body, "\n}")

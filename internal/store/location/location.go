@@ -158,6 +158,12 @@ func (l Location) String() string {
 	return u.String()
 }
 
+// Place is the address without what only this machine is about: the same place has the same one whoever looks.
+func (l Location) Place() string {
+	l.CAFile, l.CredentialsFile, l.Profile = "", "", ""
+	return l.String()
+}
+
 // Open opens the store. With create a folder is made when it is missing; without, that is store.ErrNotFound. A bucket is
 // never made, and not reached for yet.
 func (l Location) Open(_ context.Context, create bool) (store.Store, error) {

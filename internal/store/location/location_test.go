@@ -96,6 +96,19 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// TestPlace is the same for all who look at one place.
+func TestPlace(t *testing.T) {
+	for text, want := range map[string]string{
+		"file:///srv/x": "file:///srv/x",
+		"s3://bucket/x?endpoint=https://h:1&ca-file=/a&profile=p&credentials-file=/c": "s3://bucket/x?endpoint=https://h:1",
+	} {
+		at, err := Parse(text)
+		if err != nil || at.Place() != want {
+			t.Errorf("%q: %q, %v", text, at.Place(), err)
+		}
+	}
+}
+
 func TestOpenFolder(t *testing.T) {
 	at, err := Parse("file://" + filepath.Join(t.TempDir(), "store"))
 	if err != nil {
