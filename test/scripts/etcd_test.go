@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -150,11 +151,16 @@ func (s *script) state(ts *testscript.TestScript, unitName string, data bool) st
 	etcd, err := s.process(unitName, "etcd")
 	ts.Check(err)
 	root := ""
-	if !etcd.running() { // its agent tries again and again
+	// An etcd that cannot start is a process for a moment, again and again; it ends while it is asked.
+	member, err := "", error(nil)
+	if etcd.running() {
+		member, err = s.describeMember(ts, name, etcd)
+	}
+	if !etcd.running() {
 		fmt.Fprintln(&b, "etcd does not run")
 	} else {
-		fmt.Fprintf(&b, "etcd %+v\n", etcd)
-		s.describeMember(ts, &b, name)
+		ts.Check(err)
+		fmt.Fprintf(&b, "etcd %+v\n%s", etcd, member)
 		root = fmt.Sprintf("/proc/%d/root", etcd.PID) // the same, unless the script gave it a disk of its own
 	}
 	if data {
@@ -168,22 +174,36 @@ func (s *script) state(ts *testscript.TestScript, unitName string, data bool) st
 	return b.String()
 }
 
-func (s *script) describeMember(ts *testscript.TestScript, b *strings.Builder, name unit.Name) {
+// describeMember asks the member that a process serves how it is, for as long as the process runs.
+func (s *script) describeMember(ts *testscript.TestScript, name unit.Name, etcd process) (string, error) {
 	client := s.dial(ts, name)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	defer cancel()
-	status, err := client.Status(ctx, client.Endpoints()[0])
-	ts.Check(err)
-	fmt.Fprintf(b, "cluster %x member %x revision %d raft %d/%d\n", status.Header.ClusterId, status.Header.MemberId,
-		status.Header.Revision, status.RaftTerm, status.RaftIndex)
-	if members, err := client.MemberList(ctx, clientv3.WithSerializable()); err != nil {
-		fmt.Fprintf(b, "members: %v\n", err)
-	} else {
-		for _, m := range members.Members {
-			fmt.Fprintf(b, "member %x %q %v %v %v\n", m.ID, m.Name, m.PeerURLs, m.ClientURLs, m.IsLearner)
+	watch.Go(func() {
+		for etcd.running() && ctx.Err() == nil {
+			time.Sleep(50 * time.Millisecond)
 		}
+		cancel()
+	})
+	status, err := client.Status(ctx, client.Endpoints()[0])
+	if err != nil {
+		return "", err
 	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "cluster %x member %x revision %d raft %d/%d\n", status.Header.ClusterId, status.Header.MemberId,
+		status.Header.Revision, status.RaftTerm, status.RaftIndex)
+	members, err := client.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		fmt.Fprintf(&b, "members: %v\n", err)
+		return b.String(), nil
+	}
+	for _, m := range members.Members {
+		fmt.Fprintf(&b, "member %x %q %v %v %v\n", m.ID, m.Name, m.PeerURLs, m.ClientURLs, m.IsLearner)
+	}
+	return b.String(), nil
 }
 
 // hashTree sums names, modes and contents of everything in a folder.
