@@ -31,9 +31,9 @@ var levels = [][]string{
 	{"durable", "history", "seal", "unit"},
 	{"action", "config", "inventory", "pki", "store"},
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
-	{"capture", "deploy", "repository"},
+	{"capture", "deploy", "repository", "scratch"},
 	{"backup", "restore"},
-	{"unitaction"},
+	{"unitaction", "verify"},
 	{"agent", "cli", "juju"},
 }
 
@@ -47,12 +47,12 @@ var sameLevel = map[string][]string{"cli": {"agent", "juju"}}
 // fits an import counts. What is not named here may be imported anywhere.
 var homes = map[string][]string{
 	"go.etcd.io/etcd/client/v3":          {"member", "capture"},
-	"go.etcd.io/etcd/server/v3":          {"etcdproc", "snapshot", "datadir", "restore"},
+	"go.etcd.io/etcd/server/v3":          {"etcdproc", "snapshot", "datadir", "restore", "verify"},
 	"go.etcd.io/etcd/server/v3/embed":    {"etcdproc"},
 	"go.etcd.io/etcd/server/v3/etcdmain": {"etcdproc"},
 	"go.etcd.io/etcd/etcdutl/v3":         {"snapshot", "datadir", "restore"},
 	"go.etcd.io/raft/v3":                 {"datadir", "restore"},
-	"go.etcd.io/bbolt":                   {"snapshot", "datadir", "restore"},
+	"go.etcd.io/bbolt":                   {"snapshot", "datadir", "restore", "verify"},
 	"github.com/spf13/cobra":             {"cli"},
 	"filippo.io/age":                     {"seal"},
 	"github.com/klauspost/compress/zstd": {"seal"},

@@ -53,7 +53,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 	if opts.Observe == nil {
 		opts.Observe = func(Event) {}
 	}
-	if _, err := repo.Enrolled(ctx, writer.Public().Fingerprint()); err != nil {
+	if _, err := repo.Enrolled(ctx, writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: signing key of this host: %w", opts.Cluster, err)
 	}
 	last, err := newest(ctx, repo, opts.Cluster, opts.Observe)

@@ -32,7 +32,7 @@ func target(t *testing.T) (*mem.Store, *repository.Repository, *repository.Write
 	must(t, err)
 	writer, err := repository.OpenWriter(t.TempDir())
 	must(t, err)
-	must(t, repo.Enroll(t.Context(), root, writer.Public(), "test"))
+	must(t, repo.Enroll(t.Context(), root, writer.Public(), repository.RoleBackup, "test"))
 	return stored, repo, writer
 }
 

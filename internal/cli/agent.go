@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/etcdproc"
 	"github.com/holdfast-project/holdfast/internal/juju"
 	"github.com/holdfast-project/holdfast/internal/service"
+	"github.com/holdfast-project/holdfast/internal/verify"
 )
 
 func (a *app) agent() *cobra.Command {
@@ -161,5 +162,15 @@ func (a *app) spawn() *cobra.Command {
 		Hidden:             true,
 		DisableFlagParsing: true,
 		RunE:               func(_ *cobra.Command, args []string) error { return service.SpawnMain(args, os.Environ()) },
+	}
+}
+
+// inspect is the child process in which verify opens a database.
+func (a *app) inspect() *cobra.Command {
+	return &cobra.Command{
+		Use:                verify.InspectCommand,
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE:               func(_ *cobra.Command, args []string) error { return verify.Inspect(args, a.Stdout) },
 	}
 }

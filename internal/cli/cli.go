@@ -93,7 +93,7 @@ func (a *app) root() *cobra.Command {
 		{groupRepository, []*cobra.Command{a.repo(), a.backup(), a.list(), a.export(), a.key()}},
 		{groupUnits, []*cobra.Command{a.deploy(), a.addUnit(), a.removeUnit(), a.destroy(), a.start(), a.status(), a.env()}},
 		{groupTasks, []*cobra.Command{a.actions(), a.showActionOutput(), a.showActionStatus(), a.cancelAction(), a.operations(), a.showOperation(), a.showTask(), a.cancelTask()}},
-		{groupHost, []*cobra.Command{a.agent(), a.localAction(), a.etcd(), a.spawn()}},
+		{groupHost, []*cobra.Command{a.agent(), a.localAction(), a.etcd(), a.spawn(), a.inspect()}},
 	} {
 		for _, command := range group.commands {
 			command.GroupID = group.id

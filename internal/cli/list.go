@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -23,16 +27,38 @@ type listed struct {
 	Stored   int64               `json:"stored"`
 	Etcd     string              `json:"etcd-version"`
 	Signer   string              `json:"signer"`
-	Error    string              `json:"error,omitempty"`
+	// Standing is bad, stored, verified or proven; Verified is when that was found out, and Level how.
+	Standing repository.Standing `json:"standing"`
+	Verified string              `json:"verified,omitempty"`
+	Level    repository.Level    `json:"level,omitempty"`
+	Pinned   bool                `json:"pinned"`
+	// Keys are the ids of the recipients that can read it; OldKeys tells that none of them is one of now.
+	Keys    []string `json:"keys"`
+	OldKeys bool     `json:"old-keys"`
+	Error   string   `json:"error,omitempty"`
+
+	proof repository.Proof
+	made  time.Time
+}
+
+// listFlags are those of list alone.
+type listFlags struct {
+	keys         bool
+	maxAge       time.Duration
+	provenWithin time.Duration
 }
 
 func (a *app) list() *cobra.Command {
 	var f repoFlags
+	var l listFlags
 	command := &cobra.Command{
 		Use:   "list",
-		Short: "List the snapshots of a repository, oldest first",
-		Long:  "List the snapshots of a repository, oldest first, with what their signed manifests say.\nA manifest that cannot be believed is shown with the reason, and makes the exit code 3.",
-		Args:  cobra.NoArgs,
+		Short: "List the snapshots of a repository, oldest first, and how well each is known to be good",
+		Long: "List the snapshots of a repository, oldest first, with what their signed manifests say, and the last verification that\n" +
+			"decides: stored (checked while it was made, and not since), verified (all of its content was read again), proven (restored\n" +
+			"into an etcd that started and had the hash of the live cluster), bad. A manifest that cannot be believed is shown with the\n" +
+			"reason, and makes the exit code 3. So do the limits for monitoring, --max-age and --proven-within.",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			repo, err := a.openRepository(c.Context(), &f)
 			if err != nil {
@@ -44,60 +70,136 @@ func (a *app) list() *cobra.Command {
 					return err
 				}
 			}
-			all, strange := []listed{}, []string{}
+			recipients, err := currentKeys(c.Context(), repo)
+			if err != nil {
+				return err
+			}
+			all, bad := []listed{}, []error{}
 			for _, cluster := range clusters {
-				reads, odd, err := repo.Snapshots(c.Context(), cluster)
+				some, wrong, err := listCluster(c.Context(), repo, cluster, recipients)
 				if err != nil {
 					return err
 				}
-				strange = append(strange, odd...)
-				for _, read := range reads {
-					all = append(all, listedOf(read))
-				}
+				all, bad = append(all, some...), append(bad, wrong...)
+				bad = append(bad, l.overdue(cluster, some, time.Now())...)
 			}
-			return a.writeList(all, strange, f.output)
+			if err := a.writeList(all, l, f.output); err != nil {
+				return err
+			}
+			if len(bad) > 0 {
+				return findings{errors.Join(bad...)}
+			}
+			return nil
 		},
 	}
 	f.register(a, command.Flags())
 	f.registerCluster(command.Flags())
+	command.Flags().BoolVar(&l.keys, "keys", false, "show which age keys can read each snapshot, and which need a key that new ones are not encrypted to")
+	command.Flags().DurationVar(&l.maxAge, "max-age", 0, "exit with 3 when the newest snapshot of a cluster is older, such as 25h")
+	command.Flags().DurationVar(&l.provenWithin, "proven-within", 0, "exit with 3 when no snapshot of a cluster was proven by a drill in that time, such as 168h")
 	return command
 }
 
-func listedOf(read repository.Read) listed {
+// overdue says what of a cluster is older than the limits.
+func (l listFlags) overdue(cluster string, all []listed, now time.Time) []error {
+	var newest, proven time.Time
+	for _, one := range all {
+		if one.Error == "" && one.made.After(newest) {
+			newest = one.made
+		}
+		if one.proof.Standing == repository.StandingProven && one.proof.At.After(proven) {
+			proven = one.proof.At
+		}
+	}
+	var late []error
+	for _, limit := range []struct {
+		what string
+		last time.Time
+		most time.Duration
+	}{{"snapshot", newest, l.maxAge}, {"proof by a drill", proven, l.provenWithin}} {
+		switch {
+		case limit.most == 0:
+		case limit.last.IsZero():
+			late = append(late, fmt.Errorf("cluster %s: there is no %s at all", cluster, limit.what))
+		case now.Sub(limit.last) > limit.most:
+			late = append(late, fmt.Errorf("cluster %s: the last %s is of %s, more than %s ago", cluster, limit.what, limit.last.Format(rfc3339), limit.most))
+		}
+	}
+	return late
+}
+
+// currentKeys gives the ids of the recipients that new snapshots are encrypted to.
+func currentKeys(ctx context.Context, repo *repository.Repository) ([]string, error) {
+	recipients, err := repo.SealTo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, recipient := range recipients {
+		ids = append(ids, recipient.KeyID())
+	}
+	return ids, nil
+}
+
+// listCluster lists one cluster. Wrong is what cannot be believed in it.
+func listCluster(ctx context.Context, repo *repository.Repository, cluster string, recipients []string) (all []listed, wrong []error, err error) {
+	reads, strange, err := repo.Snapshots(ctx, cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range strange {
+		wrong = append(wrong, fmt.Errorf("object %q is among the manifests and is none", name))
+	}
+	verifications, _, err := repo.Verifications(ctx, cluster, func(repository.ID) bool { return true })
+	if err != nil {
+		return nil, nil, err
+	}
+	bySnapshot := map[repository.ID][]repository.VerificationRead{}
+	for _, v := range verifications {
+		if v.Err != nil {
+			wrong = append(wrong, v.Err)
+			continue
+		}
+		bySnapshot[v.Verification.Snapshot] = append(bySnapshot[v.Verification.Snapshot], v)
+	}
+	pins, err := repo.PinsOf(ctx, cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, read := range reads {
+		one := listedOf(read, repository.ProofOf(read, bySnapshot[read.Point.ID]))
+		one.Pinned = pins[read.Point.ID].Pin.Pinned
+		one.OldKeys = len(one.Keys) > 0 && !slices.ContainsFunc(one.Keys, func(id string) bool { return slices.Contains(recipients, id) })
+		if read.Err != nil {
+			wrong = append(wrong, read.Err)
+		}
+		all = append(all, one)
+	}
+	return all, wrong, nil
+}
+
+func listedOf(read repository.Read, proof repository.Proof) listed {
 	p, m := read.Point, read.Manifest
-	one := listed{ID: p.ID.Long(), Cluster: p.Cluster, Timeline: p.Timeline, First: int64(p.First), Last: int64(p.Last)}
+	one := listed{
+		ID: p.ID.Long(), Cluster: p.Cluster, Timeline: p.Timeline, First: int64(p.First), Last: int64(p.Last),
+		Standing: proof.Standing, Level: proof.Level, Keys: []string{}, proof: proof, made: p.ID.Time,
+	}
 	if read.Err != nil {
-		one.Error = read.Err.Error()
+		one.Error, one.Standing = read.Err.Error(), repository.StandingBad
 		return one
 	}
+	if !proof.At.IsZero() {
+		one.Verified = proof.At.Format(rfc3339)
+	}
 	one.Size, one.Stored, one.Etcd, one.Signer = m.Content.Size, m.Object.Size, m.Source.EtcdVersion, m.Signer.Short()
+	one.Keys = append(one.Keys, m.Object.Recipients...)
 	return one
 }
 
-func (a *app) writeList(all []listed, strange []string, form string) error {
-	var bad []error
-	for _, name := range strange {
-		bad = append(bad, fmt.Errorf("object %q is among the manifests and is none", name))
-	}
-	for _, one := range all {
-		if one.Error != "" {
-			bad = append(bad, errors.New(one.Error))
-		}
-	}
+func (a *app) writeList(all []listed, l listFlags, form string) error {
 	if form == "json" {
-		if err := json.NewEncoder(a.Stdout).Encode(all); err != nil {
-			return err
-		}
-	} else if err := a.tabulate(all); err != nil {
-		return err
+		return json.NewEncoder(a.Stdout).Encode(all)
 	}
-	if len(bad) > 0 {
-		return findings{errors.Join(bad...)}
-	}
-	return nil
-}
-
-func (a *app) tabulate(all []listed) error {
 	if len(all) == 0 {
 		fmt.Fprintln(a.Stderr, "The repository holds no snapshots.")
 		return nil
@@ -108,20 +210,65 @@ func (a *app) tabulate(all []listed) error {
 		seconds[one.Cluster+one.ID[:len(rfc3339Seconds)]]++
 	}
 	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tCluster\tRevision\tFrom\tSize\tStored\tEtcd\tTimeline")
+	last := "Timeline"
+	if l.keys {
+		last = "Keys"
+	}
+	fmt.Fprintln(table, "ID\tCluster\tRevision\tFrom\tSize\tStored\tEtcd\tStanding\t"+last)
 	for _, one := range all {
 		id := one.ID
 		if short := id[:len(rfc3339Seconds)]; seconds[one.Cluster+short] == 1 {
 			id = short
 		}
-		if one.Error != "" {
-			fmt.Fprintf(table, "%s\t%s\t%d\t%d\t?\t?\t?\t%s\n", id, one.Cluster, one.Last, one.First, one.Timeline)
-			continue
+		last := string(one.Timeline)
+		if l.keys {
+			last = one.keysText()
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", id, one.Cluster, one.Last, one.First,
-			humanize.Bytes(uint64(one.Size)), humanize.Bytes(uint64(one.Stored)), one.Etcd, one.Timeline)
+		size, stored, etcd := "?", "?", "?"
+		if one.Error == "" {
+			size, stored, etcd = humanize.Bytes(uint64(one.Size)), humanize.Bytes(uint64(one.Stored)), one.Etcd
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", id, one.Cluster, one.Last, one.First, size, stored, etcd, one.standingText(time.Now()), last)
 	}
 	return table.Flush()
+}
+
+// standingText is the standing with its age.
+func (l listed) standingText(now time.Time) string {
+	text := string(l.Standing)
+	if l.Standing == repository.StandingBad {
+		text = "BAD"
+	}
+	if !l.proof.At.IsZero() && l.Error == "" {
+		text += ", " + ago(now.Sub(l.proof.At))
+	}
+	if l.Pinned {
+		text += ", pinned"
+	}
+	return text
+}
+
+// ago is an age in its largest unit.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh ago", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd ago", d/(24*time.Hour))
+}
+
+func (l listed) keysText() string {
+	switch {
+	case len(l.Keys) == 0:
+		return "none needed"
+	case l.OldKeys:
+		return strings.Join(l.Keys, " ") + " (old)"
+	}
+	return strings.Join(l.Keys, " ")
 }
 
 const rfc3339Seconds = "2006-01-02T15:04:05Z"

@@ -87,9 +87,9 @@ func (f *repoFlags) openStore(ctx context.Context, create bool) (store.Store, lo
 	return store.Retry(opened, store.RetryOptions{}), at, nil
 }
 
-func (a *app) pins() (repository.Pins, error) {
+func (a *app) pins() (repository.TrustFolder, error) {
 	home, err := a.home()
-	return repository.Pins{Dir: filepath.Join(home, "trust")}, err
+	return repository.TrustFolder{Dir: filepath.Join(home, "trust")}, err
 }
 
 // writer is the signing key of this host.
@@ -132,7 +132,7 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 		if f.trust == "" {
 			fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
 		}
-		return repo, pins.Set(repository.Pin{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()})
+		return repo, pins.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()})
 	case pin.Repository != repo.Document().Repository:
 		return nil, hinted{
 			fmt.Errorf("open repository %s: it is another one than before: %s, expected %s", at, repo.Document().Repository, pin.Repository),
@@ -204,7 +204,7 @@ func (a *app) repoInit() *cobra.Command {
 		Short: "Make a repository",
 		Long: "Make a repository. Its data is encrypted to age recipients, whose secret keys are not needed to back up. Everything that says\n" +
 			"something is signed; the root key, which lets hosts sign, is written to --root-key: move it off this machine.\n" +
-			"This host may sign at once; others are let in by: key enroll.",
+			"This host may sign backups and verifications at once; key enroll lets in others, and says who may prune.",
 		Example: "  " + a.Program + " repo init --repo file:///srv/backups --recipient age1… --root-key root.key",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -285,14 +285,16 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	if err != nil {
 		return a.notMade(ctx, opened, at, rootKey, err)
 	}
-	if err := repo.Enroll(ctx, root, writer.Public(), name); err != nil {
-		return hinted{err, fmt.Sprintf("the repository is made, and its root key is in %s: %s key enroll --root-key %s", rootKey, a.Program, rootKey)}
+	for _, role := range usualRoles {
+		if err := repo.Enroll(ctx, root, writer.Public(), role, name); err != nil {
+			return hinted{err, fmt.Sprintf("the repository is made, and its root key is in %s: %s key enroll --root-key %s", rootKey, a.Program, rootKey)}
+		}
 	}
 	pins, err := a.pins()
 	if err != nil {
 		return err
 	}
-	if err := pins.Set(repository.Pin{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
+	if err := pins.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Stderr, "the root key is in %s: move it off this machine; it is needed to let other hosts sign\n", rootKey)
@@ -339,7 +341,9 @@ type repositoryInfo struct {
 type signerInfo struct {
 	Name        string                 `json:"name"`
 	Fingerprint repository.Fingerprint `json:"fingerprint"`
+	Roles       []repository.Role      `json:"roles"`
 	Enrolled    string                 `json:"enrolled"`
+	Revoked     string                 `json:"revoked,omitempty"`
 }
 
 type clusterInfo struct {
@@ -382,16 +386,17 @@ func describe(ctx context.Context, repo *repository.Repository, url string) (rep
 	}
 	info := repositoryInfo{
 		Location: at.String(), Repository: d.Repository, Format: d.Format, Created: d.Created.Format(rfc3339),
-		Root: repo.Root(), Encryption: d.Encryption, Recipients: append([]string{}, d.Recipients...),
-		Signers: []signerInfo{}, Clusters: []clusterInfo{},
+		Root: repo.Root(), Encryption: d.Encryption, Clusters: []clusterInfo{},
 	}
-	signers, err := repo.Signers(ctx)
+	if info.Recipients, err = repo.Recipients(ctx); err != nil {
+		return info, err
+	}
+	info.Recipients = append([]string{}, info.Recipients...) // [] in JSON, not null
+	signers, _, err := repo.Signers(ctx)
 	if err != nil {
 		return info, err
 	}
-	for _, s := range signers {
-		info.Signers = append(info.Signers, signerInfo{s.Name, s.Key.Fingerprint(), s.Enrolled.Format(rfc3339)})
-	}
+	info.Signers = signersOf(signers)
 	clusters, err := repo.Clusters(ctx)
 	if err != nil {
 		return info, err
@@ -410,6 +415,24 @@ func describe(ctx context.Context, repo *repository.Repository, url string) (rep
 	return info, nil
 }
 
+// signersOf puts the roles of a key together.
+func signersOf(list []repository.Signer) []signerInfo {
+	infos := []signerInfo{}
+	for _, s := range list {
+		f := s.Enrolment.Key.Fingerprint()
+		if n := len(infos); n > 0 && infos[n-1].Fingerprint == f {
+			infos[n-1].Roles = append(infos[n-1].Roles, s.Enrolment.Role)
+			continue
+		}
+		one := signerInfo{Name: s.Enrolment.Name, Fingerprint: f, Roles: []repository.Role{s.Enrolment.Role}, Enrolled: s.Enrolment.Enrolled.Format(rfc3339)}
+		if !s.Revoked.IsZero() {
+			one.Revoked = s.Revoked.Format(rfc3339)
+		}
+		infos = append(infos, one)
+	}
+	return infos
+}
+
 const rfc3339 = "2006-01-02T15:04:05Z07:00"
 
 func (i repositoryInfo) write(w io.Writer) error {
@@ -421,7 +444,11 @@ func (i repositoryInfo) write(w io.Writer) error {
 		fmt.Fprintf(w, "  recipient  %s\n", recipient)
 	}
 	for _, s := range i.Signers {
-		fmt.Fprintf(w, "  signer     %s %q, enrolled %s\n", s.Fingerprint.Short(), s.Name, s.Enrolled)
+		until := ""
+		if s.Revoked != "" {
+			until = ", revoked " + s.Revoked
+		}
+		fmt.Fprintf(w, "  signer     %s %q, may sign %s, enrolled %s%s\n", s.Fingerprint.Short(), s.Name, joinRoles(s.Roles), s.Enrolled, until)
 	}
 	for _, c := range i.Clusters {
 		span := ""

@@ -48,7 +48,8 @@ type finding struct {
 }
 
 func (a *app) verify() *cobra.Command {
-	var output, want, level string
+	var output, want string
+	var deep verifyFlags
 	var f repoFlags
 	command := &cobra.Command{
 		Use:   "verify FILE... | verify [SNAPSHOT...] --repo URL",
@@ -58,7 +59,10 @@ func (a *app) verify() *cobra.Command {
 			"that of FILE.json where there is one, which must be about this archive, or what the data tells.\n\n" +
 			"With --repo or --level, or with HOLDFAST_REPO and no word, it checks snapshots of a repository: the named ones, or all. At the level listing: signatures,\n" +
 			"numbering, and that the data is there. At the level checksum also the data: with --identity down to every page of the\n" +
-			"database, without it the sha256 of what is stored. What is wrong is named, and the exit code is 3.",
+			"database, without it the sha256 of what is stored. At the level replay etcd's own code opens the database, and its hash is\n" +
+			"compared with the one that the live cluster had. At the level drill it is restored into an etcd that starts on this\n" +
+			"machine, where only this user reaches it, is read back, compared, and removed. Results are signed and kept in the\n" +
+			"repository, for list. What is wrong is named, and the exit code is 3.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
@@ -69,7 +73,7 @@ func (a *app) verify() *cobra.Command {
 			}
 			if c.Flags().Changed("repo") || c.Flags().Changed("level") || len(args) == 0 && f.url != "" {
 				f.output = output
-				return a.verifyRepository(c.Context(), &f, level, args)
+				return a.verifyRepository(c.Context(), &f, deep, args)
 			}
 			if len(args) == 0 {
 				return usagef("want FILE..., or --repo URL")
@@ -92,7 +96,7 @@ func (a *app) verify() *cobra.Command {
 	f.registerPlace(a, command.Flags())
 	f.registerCluster(command.Flags())
 	f.registerIdentity(a, command.Flags())
-	command.Flags().StringVar(&level, "level", levelChecksum, "how deep to check a repository: listing or checksum")
+	deep.register(command.Flags())
 	command.Flags().StringVar(&want, "sha256", "", "sha256 that the file must have")
 	return command
 }

@@ -1,78 +1,328 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/seal"
-)
-
-// The levels of a verification, each with what it adds to the one before.
-const (
-	levelListing  = "listing"  // every manifest is signed and numbered, and its object is there with its size
-	levelChecksum = "checksum" // the object's bytes are right and, with a key, all that is inside
+	"github.com/holdfast-project/holdfast/internal/verify"
 )
 
 // verified is what verify says of one snapshot; docs/contracts/repository.md has the JSON form.
 type verified struct {
-	ID       string  `json:"id"`
-	Cluster  string  `json:"cluster"`
-	Revision int64   `json:"revision"`
-	Level    string  `json:"level"`
-	Result   string  `json:"result"`
-	Seconds  float64 `json:"duration_s"`
-	Error    string  `json:"error,omitempty"`
+	ID       string           `json:"id"`
+	Cluster  string           `json:"cluster"`
+	Revision int64            `json:"revision"`
+	Level    repository.Level `json:"level"`
+	Result   string           `json:"result"`
+	Seconds  float64          `json:"duration_s"`
+	Error    string           `json:"error,omitempty"`
+	// NotCompared is why a hash was not compared with that of the live cluster.
+	NotCompared string             `json:"not-compared,omitempty"`
+	Keys        int64              `json:"keys,omitempty"`
+	Hash        uint32             `json:"hash,omitempty"`
+	Recorded    bool               `json:"recorded"`
+	Resources   []verifiedResource `json:"resources,omitempty"`
+}
+
+type verifiedResource struct {
+	Name  string `json:"name"`
+	Keys  int64  `json:"keys"`
+	Bytes int64  `json:"bytes"`
 }
 
 // What was found out about a snapshot.
 const (
-	foundListed     = "listed"
-	foundCiphertext = "ciphertext checked"
-	foundChecked    = "checked"
-	foundBad        = "bad"
+	foundListed      = "listed"
+	foundCiphertext  = "ciphertext checked"
+	foundChecked     = "checked"
+	foundReplayed    = "replayed"
+	foundProven      = "proven"
+	foundNotCompared = "restored, not compared"
+	foundBad         = "bad"
+	foundNothing     = "not checked"
 )
 
+// verifyFlags are those of verify on a repository.
+type verifyFlags struct {
+	level    string
+	sample   string
+	scratch  string
+	noRecord bool
+}
+
+func (v *verifyFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&v.level, "level", string(repository.LevelChecksum), "how deep to check a repository: listing, checksum, replay or drill")
+	flags.StringVar(&v.sample, "sample", "", "check only a part, such as 10%: the snapshots that were not verified for the longest time")
+	flags.StringVar(&v.scratch, "scratch-dir", "", "folder for the levels replay and drill, whose content is readable there meanwhile (default: scratch in $HOLDFAST_HOME)")
+	flags.BoolVar(&v.noRecord, "no-record", false, "do not write the results into the repository")
+}
+
+// verification is one run of verify on a repository.
+type verification struct {
+	*app
+	flags   *repoFlags
+	repo    *repository.Repository
+	level   repository.Level
+	options verify.Options
+	// writer signs the results; nil when they are not recorded. notRecorded is why, said once.
+	writer      *repository.Writer
+	notRecorded error
+}
+
 // verifyRepository checks snapshots of a repository: the named ones, or all.
-func (a *app) verifyRepository(ctx context.Context, f *repoFlags, level string, words []string) error {
-	if level != levelListing && level != levelChecksum {
-		return usagef("--level must be %s or %s, given %q", levelListing, levelChecksum, level)
+func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags, words []string) error {
+	level := repository.Level(v.level)
+	if level == repository.LevelCiphertext || !slices.Contains(repository.Levels(), level) {
+		return usagef("--level must be listing, checksum, replay or drill, given %q", v.level)
+	}
+	part, err := parseSample(v.sample)
+	if err != nil {
+		return err
 	}
 	repo, err := a.openRepository(ctx, f)
 	if err != nil {
 		return err
 	}
-	identities, err := f.identities(repo)
-	if err != nil && !errors.Is(err, errNoKey) {
+	run := verification{app: a, flags: f, repo: repo, level: level}
+	if run.options, err = a.verifyOptions(repo, f, v, level); err != nil {
 		return err
 	}
 	reads, bad, err := a.chosen(ctx, repo, f, words)
 	if err != nil {
 		return err
 	}
+	if reads, err = run.sampled(ctx, reads, part); err != nil {
+		return err
+	}
+	if !v.noRecord && level != repository.LevelListing {
+		run.openWriter(ctx)
+	}
+	var failed []error
 	for _, read := range reads {
-		one := a.verifyOne(ctx, repo, read, level, identities, f)
+		one, err := run.one(ctx, read)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if one.Error != "" {
+		switch {
+		case err != nil:
+			one.Error = err.Error()
+			failed = append(failed, fmt.Errorf("snapshot %s of cluster %s: %w", one.ID, one.Cluster, err))
+		case one.Error != "":
 			bad = append(bad, fmt.Errorf("snapshot %s of cluster %s: %s", one.ID, one.Cluster, one.Error))
 		}
 		if err := one.write(a.Stdout, f.output); err != nil {
 			return err
 		}
 	}
-	if len(bad) > 0 {
-		return findings{errors.Join(bad...)}
+	if run.notRecorded != nil && len(reads) > 0 && !f.quiet {
+		fmt.Fprintf(a.Stderr, "the results are not recorded in the repository: %v\n", run.notRecorded)
 	}
-	return nil
+	if len(bad) > 0 {
+		return findings{errors.Join(append(bad, failed...)...)}
+	}
+	return errors.Join(failed...)
+}
+
+func (a *app) verifyOptions(repo *repository.Repository, f *repoFlags, v verifyFlags, level repository.Level) (o verify.Options, err error) {
+	o.Identities, err = f.identities(repo)
+	deep := level == repository.LevelReplay || level == repository.LevelDrill
+	if err != nil && (deep || !errors.Is(err, errNoKey)) {
+		return o, err
+	}
+	if o.Program, err = self(); err != nil {
+		return o, err
+	}
+	o.Scratch = v.scratch
+	if o.Scratch == "" {
+		home, err := a.home()
+		if err != nil {
+			return o, err
+		}
+		o.Scratch = filepath.Join(home, "scratch")
+	}
+	o.Scratch, err = filepath.Abs(o.Scratch)
+	return o, err
+}
+
+// parseSample reads a part in per cent; 1 is all.
+func parseSample(text string) (float64, error) {
+	if text == "" {
+		return 1, nil
+	}
+	percent, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || !strings.HasSuffix(text, "%") || !(percent > 0 && percent <= 100) {
+		return 0, usagef("--sample must be a part such as 10%%, given %q", text)
+	}
+	return percent / 100, nil
+}
+
+// sampled leaves the part of each cluster's snapshots that was verified at that depth the longest time ago, or never, and one
+// at least: so that some runs together see everything.
+func (v *verification) sampled(ctx context.Context, reads []repository.Read, part float64) ([]repository.Read, error) {
+	if part == 1 {
+		return reads, nil
+	}
+	clusters := map[string][]repository.Read{}
+	for _, read := range reads {
+		clusters[read.Point.Cluster] = append(clusters[read.Point.Cluster], read)
+	}
+	var chosen []repository.Read
+	for cluster, some := range clusters {
+		last, err := v.lastVerified(ctx, cluster)
+		if err != nil {
+			return nil, err
+		}
+		rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+		slices.SortStableFunc(some, func(a, b repository.Read) int { return last[a.Point.ID].Compare(last[b.Point.ID]) })
+		for _, read := range some[:int(math.Ceil(part*float64(len(some))))] {
+			chosen = append(chosen, read)
+		}
+	}
+	slices.SortFunc(chosen, func(a, b repository.Read) int {
+		return cmp.Or(cmp.Compare(a.Point.Cluster, b.Point.Cluster), cmp.Compare(a.Point.ID.String(), b.Point.ID.String()))
+	})
+	return chosen, nil
+}
+
+// lastVerified gives when each snapshot of a cluster was verified last at the level of this run, or deeper.
+func (v *verification) lastVerified(ctx context.Context, cluster string) (map[repository.ID]time.Time, error) {
+	depth := func(l repository.Level) int { return slices.Index(repository.Levels(), l) }
+	reads, _, err := v.repo.Verifications(ctx, cluster, func(repository.ID) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	last := map[repository.ID]time.Time{}
+	for _, read := range reads {
+		one := read.Verification
+		if read.Err == nil && depth(one.Level) >= depth(v.level) && one.ID.Time.After(last[one.Snapshot]) {
+			last[one.Snapshot] = one.ID.Time
+		}
+	}
+	return last, nil
+}
+
+// openWriter opens the key that signs results. That there is none, or that it may not, is no reason not to verify.
+func (v *verification) openWriter(ctx context.Context) {
+	writer, err := v.app.writer()
+	if err == nil {
+		_, err = v.repo.Enrolled(ctx, writer.Public().Fingerprint(), repository.RoleVerify)
+	}
+	if err != nil {
+		v.notRecorded = err
+		return
+	}
+	v.writer = writer
+}
+
+// one verifies one snapshot. The error is for what kept it from being looked at.
+func (v *verification) one(ctx context.Context, read repository.Read) (verified, error) {
+	one := verified{ID: read.Point.ID.Long(), Cluster: read.Point.Cluster, Revision: int64(read.Point.Last), Level: v.level, Result: foundNothing}
+	if errors.Is(read.Err, repository.ErrForged) {
+		one.Result, one.Error = foundBad, read.Err.Error()
+		return one, nil
+	}
+	level := v.level
+	if level == repository.LevelChecksum && len(v.options.Identities) == 0 && read.Manifest.Object.Encryption != repository.None {
+		level = repository.LevelCiphertext
+	}
+	result, err := v.run(ctx, read, level)
+	// Fetch compares what is stored before it says that a key is missing, and that says nothing about the data.
+	if errors.Is(err, seal.ErrNoIdentity) && level == repository.LevelChecksum {
+		fmt.Fprintf(v.Stderr, "snapshot %s is encrypted to other keys than the given ones\n", one.ID)
+		result, err = v.run(ctx, read, repository.LevelCiphertext)
+	}
+	one.Seconds = result.Seconds
+	if err != nil {
+		return one, err
+	}
+	one.take(result)
+	if v.writer != nil {
+		if _, err := v.repo.RecordVerification(ctx, v.writer, read, result.Started, result.Verification); err != nil {
+			v.notRecorded = err
+		} else {
+			one.Recorded = true
+		}
+	}
+	return one, nil
+}
+
+func (v *verification) run(ctx context.Context, read repository.Read, level repository.Level) (verify.Result, error) {
+	show := v.transferProgress("verify "+read.Point.ID.Short(), v.flags)
+	defer show.close()
+	o := v.options
+	o.Observe = show.counter(read.Manifest.Object.Size)
+	return verify.Run(ctx, v.repo, read, level, o)
+}
+
+// take puts what was found out into words.
+func (v *verified) take(r verify.Result) {
+	v.Level, v.NotCompared, v.Keys, v.Hash, v.Error = r.Level, r.Uncompared, r.Keys, r.Hash, r.Problem
+	for _, resource := range r.Resources {
+		v.Resources = append(v.Resources, verifiedResource(resource))
+	}
+	switch {
+	case !r.Passed:
+		v.Result = foundBad
+	case r.Level == repository.LevelListing:
+		v.Result = foundListed
+	case r.Level == repository.LevelCiphertext:
+		v.Result = foundCiphertext
+	case r.Level == repository.LevelChecksum:
+		v.Result = foundChecked
+	case r.Level == repository.LevelReplay:
+		v.Result = foundReplayed
+	case r.Compared:
+		v.Result = foundProven
+	default:
+		v.Result = foundNotCompared
+	}
+}
+
+// mostShown is how many kinds of objects the text form shows.
+const mostShown = 5
+
+func (v verified) write(w io.Writer, form string) error {
+	if form == "json" {
+		return json.NewEncoder(w).Encode(v)
+	}
+	fmt.Fprintf(w, "%s  %s  revision %d  %s, %s\n", v.ID, v.Cluster, v.Revision, v.Result, shortDuration(v.Seconds))
+	if v.NotCompared != "" {
+		fmt.Fprintf(w, "  not compared: %s\n", v.NotCompared)
+	}
+	if len(v.Resources) == 0 {
+		return nil
+	}
+	var kinds []string
+	for _, r := range v.Resources[:min(len(v.Resources), mostShown)] {
+		kinds = append(kinds, fmt.Sprintf("%s %d (%s)", r.Name, r.Keys, humanize.Bytes(uint64(r.Bytes))))
+	}
+	more := ""
+	if n := len(v.Resources) - mostShown; n > 0 {
+		more = fmt.Sprintf(", and %d kinds more", n)
+	}
+	_, err := fmt.Fprintf(w, "  %s: %s%s\n", plural(int(v.Keys), "key"), strings.Join(kinds, ", "), more)
+	return err
+}
+
+func shortDuration(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
 }
 
 // chosen reads the manifests that are to be checked. Without words it is all of them, and the numbering of all signers is
@@ -112,53 +362,19 @@ func (a *app) chosen(ctx context.Context, repo *repository.Repository, f *repoFl
 			reads = append(reads, some...)
 		}
 	}
-	for _, broken := range repository.CheckChains(all) {
+	removals, err := repo.Removals(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, removal := range removals {
+		if removal.Err != nil {
+			bad = append(bad, removal.Err)
+		}
+	}
+	for _, broken := range repository.CheckChains(all, removals) {
 		bad = append(bad, errors.New(broken.String()))
 	}
 	return reads, bad, nil
-}
-
-func (a *app) verifyOne(ctx context.Context, repo *repository.Repository, read repository.Read, level string, identities []seal.Identity, f *repoFlags) verified {
-	started := time.Now()
-	one := verified{ID: read.Point.ID.Long(), Cluster: read.Point.Cluster, Revision: int64(read.Point.Last), Level: level, Result: foundListed}
-	err := read.Err
-	m := read.Manifest
-	if err == nil {
-		err = repo.CheckListed(ctx, m)
-	}
-	if err == nil && level == levelChecksum {
-		show := a.transferProgress("verify "+read.Point.ID.Short(), f)
-		if len(identities) == 0 && m.Object.Encryption != repository.None {
-			one.Result = foundCiphertext
-			err = repo.CheckStored(ctx, m, show.counter(m.Object.Size))
-		} else {
-			one.Result = foundChecked
-			_, _, err = repo.Fetch(ctx, m, identities, io.Discard, show.counter(m.Object.Size))
-		}
-		show.close()
-	}
-	// Fetch compares what is stored before it says that a key is missing, and that says nothing about the data.
-	if errors.Is(err, seal.ErrNoIdentity) {
-		one.Result, err = foundCiphertext, nil
-		fmt.Fprintf(a.Stderr, "snapshot %s is encrypted to other keys than the given ones\n", one.ID)
-	}
-	if err != nil {
-		one.Result, one.Error = foundBad, err.Error()
-	}
-	one.Seconds = time.Since(started).Seconds()
-	return one
-}
-
-func (v verified) write(w io.Writer, form string) error {
-	if form == "json" {
-		return json.NewEncoder(w).Encode(v)
-	}
-	_, err := fmt.Fprintf(w, "%s  %s  revision %d  %s, %s\n", v.ID, v.Cluster, v.Revision, v.Result, shortDuration(v.Seconds))
-	return err
-}
-
-func shortDuration(seconds float64) string {
-	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
 }
 
 // repoCheck is verify at the level of listings, for all clusters, with what else is in the store.

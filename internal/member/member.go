@@ -185,14 +185,36 @@ func (c *Client) CountKeys(ctx context.Context) (int64, error) {
 	return reply.Count, nil
 }
 
+// readPage is how many keys one answer of ReadAll holds at most.
+const readPage = 1000
+
+// ReadAll reads every key and value that is live at a revision and gives how many there are, and the bytes of both.
+func (c *Client) ReadAll(ctx context.Context, revision history.Revision) (keys, bytes int64, err error) {
+	from := "\x00"
+	for {
+		reply, err := c.etcd.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithRev(int64(revision)), clientv3.WithLimit(readPage))
+		if err != nil {
+			return 0, 0, c.wrap(fmt.Sprintf("read all keys at revision %s", revision), err)
+		}
+		for _, kv := range reply.Kvs {
+			keys++
+			bytes += int64(len(kv.Key) + len(kv.Value))
+			from = string(kv.Key) + "\x00"
+		}
+		if !reply.More {
+			return keys, bytes, nil
+		}
+	}
+}
+
 // HashKV asks the member for its hash of every record from its compact revision up to revision. It needs no quorum; where
-// auth is on it needs root. It fails when the revision is compacted.
+// auth is on it needs root. It fails when the revision is compacted. compacted is 0 when nothing ever was.
 func (c *Client) HashKV(ctx context.Context, revision history.Revision) (hash uint32, compacted history.Revision, err error) {
 	reply, err := pb.NewMaintenanceClient(c.Conn()).HashKV(ctx, &pb.HashKVRequest{Revision: int64(revision)})
 	if err != nil {
 		return 0, 0, c.wrap(fmt.Sprintf("hash keyspace at revision %s", revision), err)
 	}
-	return reply.Hash, history.Revision(reply.CompactRevision), nil
+	return reply.Hash, history.Revision(max(reply.CompactRevision, 0)), nil // etcd says -1
 }
 
 // Alarm is an alarm that a member has raised.

@@ -19,37 +19,60 @@ func (b Broken) String() string {
 	return fmt.Sprintf("signer %s, manifest number %d: %s", b.Signer.Short(), b.Sequence, b.What)
 }
 
+// link is one manifest in the numbering of its signer: one that is there, or was removed by somebody who may.
+type link struct {
+	sequence int64
+	sha256   string
+	// previous is unknown of one that was removed.
+	previous string
+	removed  bool
+}
+
 // CheckChains looks at the numbering of manifests of all clusters together: each signer counts from 1, without a gap, and
-// each manifest has the sha256 of the one before. A manifest that was removed, doubled or put back from an older copy shows.
-func CheckChains(reads []Read) []Broken {
-	bySigner := map[Fingerprint][]Read{}
+// each manifest has the sha256 of the one before. A manifest that was removed, doubled or put back from an older copy shows,
+// unless a record that can be believed says that it was pruned.
+func CheckChains(reads []Read, removals []RemovalRead) []Broken {
+	chains := map[Fingerprint][]link{}
+	there := map[string]bool{}
 	for _, read := range reads {
-		if read.Err == nil {
-			bySigner[read.Manifest.Signer] = append(bySigner[read.Manifest.Signer], read)
+		if m := read.Manifest; read.Err == nil {
+			chains[m.Signer] = append(chains[m.Signer], link{sequence: m.Sequence, sha256: read.SHA256, previous: m.Previous})
+			there[read.SHA256] = true
+		}
+	}
+	for _, read := range removals {
+		if read.Err != nil {
+			continue
+		}
+		for _, gone := range read.Removal.Snapshots {
+			// A removal that was cut off or locked is told of again by the next one.
+			if !there[gone.SHA256] {
+				there[gone.SHA256] = true
+				chains[gone.Signer] = append(chains[gone.Signer], link{sequence: gone.Sequence, sha256: gone.SHA256, removed: true})
+			}
 		}
 	}
 	var found []Broken
-	for signer, chain := range bySigner {
-		slices.SortFunc(chain, func(a, b Read) int {
-			return cmp.Or(cmp.Compare(a.Manifest.Sequence, b.Manifest.Sequence), a.Point.ID.compare(b.Point.ID))
+	for signer, chain := range chains {
+		slices.SortFunc(chain, func(a, b link) int {
+			return cmp.Or(cmp.Compare(a.sequence, b.sequence), cmp.Compare(a.sha256, b.sha256))
 		})
 		expected, previous := int64(1), ""
-		for _, read := range chain {
-			m := read.Manifest
+		for _, l := range chain {
 			switch {
-			case m.Sequence < expected:
-				found = append(found, Broken{signer, m.Sequence, "there are two of that number"})
+			case l.sequence < expected:
+				found = append(found, Broken{signer, l.sequence, "there are two of that number"})
 				continue
-			case m.Sequence > expected:
+			case l.sequence > expected:
 				what := "it is missing"
-				if m.Sequence > expected+1 {
-					what = fmt.Sprintf("it and those up to %d are missing", m.Sequence-1)
+				if l.sequence > expected+1 {
+					what = fmt.Sprintf("it and those up to %d are missing", l.sequence-1)
 				}
 				found = append(found, Broken{signer, expected, what})
-			case m.Previous != previous:
-				found = append(found, Broken{signer, m.Sequence, "it does not follow the manifest before it"})
+			case !l.removed && l.previous != previous:
+				found = append(found, Broken{signer, l.sequence, "it does not follow the manifest before it"})
 			}
-			expected, previous = m.Sequence+1, read.SHA256
+			expected, previous = l.sequence+1, l.sha256
 		}
 	}
 	slices.SortFunc(found, func(a, b Broken) int {

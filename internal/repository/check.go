@@ -11,6 +11,8 @@ type CheckResult struct {
 	Snapshots int `json:"snapshots"`
 	// Bytes is the size of all data objects that a manifest names.
 	Bytes int64 `json:"bytes"`
+	// Removed counts the snapshots that were pruned.
+	Removed int `json:"removed"`
 	// Unclaimed counts data objects that no manifest names: of backups that were cut off, or are on their way.
 	Unclaimed      int   `json:"unclaimed"`
 	UnclaimedBytes int64 `json:"unclaimed-bytes"`
@@ -41,13 +43,31 @@ func (r *Repository) Check(ctx context.Context) (CheckResult, error) {
 		all = append(all, reads...)
 	}
 	result.Clusters, result.Snapshots = len(clusters), len(all)
-	for _, broken := range CheckChains(all) {
+	removals, err := r.Removals(ctx)
+	if err != nil {
+		return result, err
+	}
+	removed := map[string]bool{} // by sha256: a removal that was cut off is told of again
+	for _, removal := range removals {
+		if removal.Err != nil {
+			result.Problems = append(result.Problems, removal.Err.Error())
+		}
+		for _, gone := range removal.Removal.Snapshots {
+			removed[gone.SHA256] = true
+		}
+	}
+	result.Removed = len(removed)
+	for _, broken := range CheckChains(all, removals) {
 		result.Problems = append(result.Problems, broken.String())
 	}
-	return result, nil
+	_, strange, err := r.Signers(ctx)
+	for _, name := range strange {
+		result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the signers and is none", name))
+	}
+	return result, err
 }
 
-// checkData compares the data objects of a cluster with its manifests.
+// checkData compares the data objects of a cluster with its manifests, and looks at what else is said of its snapshots.
 func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read, result *CheckResult) error {
 	sizes := map[string]int64{}
 	for object, err := range r.store.List(ctx, clusterFolder+cluster+dataPart, "") {
@@ -59,6 +79,9 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 	for _, read := range reads {
 		if read.Err != nil {
 			result.Problems = append(result.Problems, read.Err.Error())
+			for _, encrypted := range []bool{true, false} {
+				delete(sizes, dataName(cluster, read.Point.ID, encrypted))
+			}
 			continue
 		}
 		o := read.Manifest.Object
@@ -75,6 +98,27 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 	for _, size := range sizes {
 		result.Unclaimed++
 		result.UnclaimedBytes += size
+	}
+	verifications, strange, err := r.Verifications(ctx, cluster, nil)
+	if err != nil {
+		return err
+	}
+	for _, v := range verifications {
+		if v.Err != nil {
+			result.Problems = append(result.Problems, v.Err.Error())
+		}
+	}
+	for _, name := range strange {
+		result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the verifications and is none", name))
+	}
+	pins, err := r.PinsOf(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	for _, pin := range pins {
+		if pin.Err != nil {
+			result.Problems = append(result.Problems, pin.Err.Error())
+		}
 	}
 	return nil
 }

@@ -15,9 +15,14 @@ import (
 
 // Formats of the documents. Another number means another meaning; docs/formats/repository.md describes them.
 const (
-	documentFormat = "holdfast-repository/1"
-	signerFormat   = "holdfast-signer/1"
-	manifestFormat = "holdfast-manifest/1"
+	documentFormat     = "holdfast-repository/1"
+	signerFormat       = "holdfast-signer/1"
+	revocationFormat   = "holdfast-revocation/1"
+	recipientsFormat   = "holdfast-recipients/1"
+	manifestFormat     = "holdfast-manifest/1"
+	verificationFormat = "holdfast-verification/1"
+	removalFormat      = "holdfast-removal/1"
+	pinFormat          = "holdfast-pin/1"
 )
 
 // Encryption tells how data objects are sealed.
@@ -36,7 +41,7 @@ type Document struct {
 	Created    time.Time `json:"created"`
 	// Encryption is Age or None.
 	Encryption Encryption `json:"encryption"`
-	// Recipients are the age recipients that data is encrypted to.
+	// Recipients are the age recipients that data was encrypted to first; the method of that name gives those of now.
 	Recipients []string  `json:"recipients,omitempty"`
 	Root       PublicKey `json:"root"`
 }
@@ -58,33 +63,17 @@ func (d Document) check() error {
 		}
 		return nil
 	case Age:
-		_, err := d.recipients()
+		_, err := parseRecipients(d.Recipients)
 		return err
 	}
 	return fmt.Errorf("repository has encryption %q, this program knows %q and %q", d.Encryption, Age, None)
 }
 
-func (d Document) recipients() ([]seal.Recipient, error) {
-	var list []seal.Recipient
-	for _, text := range d.Recipients {
-		recipient, err := seal.ParseRecipient(text)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, recipient)
-	}
-	if d.Encryption == Age {
-		return list, seal.CheckRecipients(list)
-	}
-	return list, nil
-}
-
 // Repository is an opened repository.
 type Repository struct {
-	store      store.Store
-	document   Document
-	recipients []seal.Recipient
-	signers    signerCache
+	store    store.Store
+	document Document
+	signers  signerCache
 }
 
 var (
@@ -123,7 +112,7 @@ func Init(ctx context.Context, s store.Store, root Key, encryption Encryption, r
 	if _, err := store.PutBytes(ctx, s, documentName, signed, store.PutOptions{}); err != nil {
 		return nil, fmt.Errorf("make repository: %w", err)
 	}
-	return open(s, document)
+	return &Repository{store: s, document: document}, nil
 }
 
 // probe puts an object twice: the second time must be refused. Some stores ignore the condition and overwrite. The object
@@ -169,15 +158,7 @@ func Open(ctx context.Context, s store.Store, trusted Fingerprint) (*Repository,
 	if err := verify(line, signature, document.Root); err != nil {
 		return nil, fmt.Errorf("open repository: %q is %w", documentName, err)
 	}
-	return open(s, document)
-}
-
-func open(s store.Store, document Document) (*Repository, error) {
-	recipients, err := document.recipients()
-	if err != nil {
-		return nil, fmt.Errorf("open repository: %w", err)
-	}
-	return &Repository{store: s, document: document, recipients: recipients}, nil
+	return &Repository{store: s, document: document}, nil
 }
 
 // Document is what the repository says of itself.

@@ -55,7 +55,9 @@ func newWorld(t *testing.T, encryption Encryption) *world {
 	must(t, err)
 	w.writer, err = OpenWriter(w.dir)
 	must(t, err)
-	must(t, w.Enroll(t.Context(), w.root, w.writer.Public(), "test"))
+	for _, role := range Roles() {
+		must(t, w.Enroll(t.Context(), w.root, w.writer.Public(), role, "test"))
+	}
 	return w
 }
 

@@ -15,12 +15,16 @@ import (
 
 // Names of objects and folders. DESIGN.md draws the layout.
 const (
-	documentName  = "repository.json"
-	signersFolder = "signers/"
-	clusterFolder = "clusters/"
-	dataPart      = "/data/"
-	manifestPart  = "/manifests/"
-	snapshotKind  = "snapshot"
+	documentName     = "repository.json"
+	recipientsFolder = "recipients/"
+	removalsFolder   = "removals/"
+	pinPart          = "/pins/"
+	signersFolder    = "signers/"
+	clusterFolder    = "clusters/"
+	dataPart         = "/data/"
+	manifestPart     = "/manifests/"
+	verificationPart = "/verifications/"
+	snapshotKind     = "snapshot"
 )
 
 // clusterPattern is that of DNS names: it is safe in object names, files and shells.
@@ -143,7 +147,11 @@ func dataName(cluster string, id ID, encrypted bool) string {
 	return name
 }
 
-func signerName(f Fingerprint) string { return signersFolder + string(f) + ".json" }
+func signerName(f Fingerprint, role Role) string {
+	return signersFolder + string(f) + "." + string(role) + ".json"
+}
+
+func revocationName(f Fingerprint) string { return signersFolder + string(f) + ".revoked.json" }
 
 func randomHex(bytes int) string {
 	b := make([]byte, bytes)

@@ -30,12 +30,24 @@ func readSmall(ctx context.Context, s store.Store, name string) (content []byte,
 	return content, err
 }
 
-func parseSignerName(name string) (Fingerprint, error) {
-	f, err := ParseFingerprint(strings.TrimSuffix(strings.TrimPrefix(name, signersFolder), ".json"))
-	if err != nil || signerName(f) != name {
-		return "", fmt.Errorf("object %q is not named as a signer", name)
+// parseSignerName reads the name of an object about a signer. The role of a revocation is "".
+func parseSignerName(name string) (Fingerprint, Role, error) {
+	fail := func() (Fingerprint, Role, error) {
+		return "", "", fmt.Errorf("object %q is not named as a signer", name)
 	}
-	return f, nil
+	text, what, found := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(name, signersFolder), ".json"), ".")
+	f, err := ParseFingerprint(text)
+	if err != nil || !found {
+		return fail()
+	}
+	if name == revocationName(f) {
+		return f, "", nil
+	}
+	role, err := ParseRole(what)
+	if err != nil || signerName(f, role) != name {
+		return fail()
+	}
+	return f, role, nil
 }
 
 // Clusters lists the clusters that the repository has snapshots of, or the beginnings of one, by name.
@@ -125,21 +137,11 @@ func sumOf(content []byte) string {
 
 func (r *Repository) openManifest(ctx context.Context, signed []byte, p Point) (Manifest, error) {
 	var m Manifest
-	line, signature, err := split(signed)
+	by, err := r.openSigned(ctx, signed, RoleBackup, manifestFormat, &m)
 	if err != nil {
 		return m, err
 	}
-	enrolment, err := r.signer(ctx, signature.Signer)
-	if err != nil {
-		return m, fmt.Errorf("%w: %w", ErrForged, err)
-	}
-	if err := verify(line, signature, enrolment.Key); err != nil {
-		return m, err
-	}
-	if err := decodeDocument(line, manifestFormat, &m); err != nil {
-		return m, err
-	}
-	if m.Signer != signature.Signer {
+	if m.Signer != by {
 		return m, fmt.Errorf("%w: it says that it was signed by %s", ErrForged, m.Signer.Short())
 	}
 	return m, m.check(r.document.Repository, p)

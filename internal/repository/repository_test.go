@@ -196,10 +196,10 @@ func TestForgery(t *testing.T) {
 		if _, err := w.Manifest(t.Context(), forged.Point()); !errors.Is(err, ErrForged) || !errors.Is(err, ErrNotEnrolled) {
 			t.Errorf("without enrolment: %v", err)
 		}
-		self, err := sign(Enrolment{Format: signerFormat, Repository: w.document.Repository, Key: stranger.Public(), Name: "me"}, stranger)
+		self, err := sign(Enrolment{Format: signerFormat, Repository: w.document.Repository, Key: stranger.Public(), Role: RoleBackup, Name: "me"}, stranger)
 		must(t, err)
-		w.replace(t, signerName(stranger.Public().Fingerprint()), self)
-		defer w.replace(t, signerName(stranger.Public().Fingerprint()), nil)
+		w.replace(t, signerName(stranger.Public().Fingerprint(), RoleBackup), self)
+		defer w.replace(t, signerName(stranger.Public().Fingerprint(), RoleBackup), nil)
 		if _, err := w.again(t).Manifest(t.Context(), forged.Point()); !errors.Is(err, ErrForged) {
 			t.Errorf("enrolled by itself: %v", err)
 		}
@@ -225,7 +225,7 @@ func TestForgery(t *testing.T) {
 		m := stranger.add(t, "prod", backend(t, 0))
 		w.replace(t, m.Point().manifestName(), stranger.read(t, m.Point().manifestName()))
 		defer w.replace(t, m.Point().manifestName(), nil)
-		enrolment := signerName(m.Signer)
+		enrolment := signerName(m.Signer, RoleBackup)
 		w.replace(t, enrolment, stranger.read(t, enrolment))
 		defer w.replace(t, enrolment, nil)
 		if _, err := w.again(t).Manifest(t.Context(), m.Point()); !errors.Is(err, ErrForged) {
@@ -502,23 +502,27 @@ func TestEnrollNeedsTheRootKey(t *testing.T) {
 	w := newWorld(t, None)
 	other, err := NewKey()
 	must(t, err)
-	if err := w.Enroll(t.Context(), other, other.Public(), "me"); err == nil {
+	if err := w.Enroll(t.Context(), other, other.Public(), RoleBackup, "me"); err == nil {
 		t.Error("a stranger enrolled itself")
 	}
-	must(t, w.Enroll(t.Context(), w.root, w.writer.Public(), "again"))
-	signers, err := w.Signers(t.Context())
+	must(t, w.Enroll(t.Context(), w.root, w.writer.Public(), RoleBackup, "again"))
+	if err := w.Enroll(t.Context(), w.root, w.writer.Public(), "boss", "me"); err == nil {
+		t.Error("an unknown role passes")
+	}
+	w.replace(t, signersFolder+"rubbish.json", []byte("rubbish"))
+	signers, strange, err := w.Signers(t.Context())
 	must(t, err)
-	if len(signers) != 1 || signers[0].Name != "test" {
-		t.Errorf("signers %+v", signers)
+	if len(signers) != len(Roles()) || signers[0].Enrolment.Name != "test" || len(strange) != 1 {
+		t.Errorf("signers %+v, strange %q", signers, strange)
 	}
 }
 
-func TestPins(t *testing.T) {
-	p := Pins{Dir: filepath.Join(t.TempDir(), "trust")}
+func TestTrustFolder(t *testing.T) {
+	p := TrustFolder{Dir: filepath.Join(t.TempDir(), "trust")}
 	if _, found, err := p.Get("file:///a"); found || err != nil {
 		t.Errorf("nothing yet: %v, %v", found, err)
 	}
-	want := Pin{Location: "file:///a", Repository: "id", Root: Fingerprint(strings.Repeat("a", 64))}
+	want := Trust{Location: "file:///a", Repository: "id", Root: Fingerprint(strings.Repeat("a", 64))}
 	must(t, p.Set(want))
 	if got, found, err := p.Get("file:///a"); got != want || !found || err != nil {
 		t.Errorf("got %+v, %v, %v", got, found, err)

@@ -49,13 +49,17 @@ func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOpti
 	if err := CheckCluster(cluster); err != nil {
 		return nil, err
 	}
+	recipients, err := r.SealTo(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("begin upload: %w", err)
+	}
 	now := time.Now().UTC()
 	u := &Upload{
 		repository: r, cluster: cluster, id: newID(now), started: now.Truncate(time.Millisecond), retain: opts.RetainUntil,
 		sum: sha256.New(), put: make(chan putResult, 1),
 	}
 	u.object = Object{Name: dataName(cluster, u.id, r.document.Encryption == Age), Encryption: r.document.Encryption}
-	for _, recipient := range r.recipients {
+	for _, recipient := range recipients {
 		u.object.Recipients = append(u.object.Recipients, recipient.KeyID())
 	}
 	reader, pipe := io.Pipe()
@@ -66,8 +70,7 @@ func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOpti
 		reader.CloseWithError(errors.Join(err, errPutEnded))
 		u.put <- putResult{object, err}
 	}()
-	var err error
-	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: r.recipients}); err != nil {
+	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: recipients}); err != nil {
 		pipe.CloseWithError(err)
 		u.wait()
 		return nil, fmt.Errorf("begin upload: %w", err)

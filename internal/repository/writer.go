@@ -157,7 +157,7 @@ func (w *Writer) head(ctx context.Context, r *Repository) (head, error) {
 	return h, nil
 }
 
-// rebuildHead finds the writer's last manifest among all of the repository.
+// rebuildHead finds the writer's last manifest among all of the repository, and among what was removed from it.
 func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 	var h head
 	clusters, err := r.Clusters(ctx)
@@ -173,6 +173,17 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 		for _, read := range reads {
 			if read.Err == nil && read.Manifest.Signer == own && read.Manifest.Sequence > h.Sequence {
 				h = head{Sequence: read.Manifest.Sequence, SHA256: read.SHA256}
+			}
+		}
+	}
+	removals, err := r.Removals(ctx)
+	if err != nil {
+		return h, err
+	}
+	for _, removal := range removals {
+		for _, gone := range removal.Removal.Snapshots {
+			if removal.Err == nil && gone.Signer == own && gone.Sequence > h.Sequence {
+				h = head{Sequence: gone.Sequence, SHA256: gone.SHA256}
 			}
 		}
 	}

@@ -20,6 +20,9 @@ var (
 	clusterBucket = []byte("cluster")
 	downgradeKey  = []byte("downgrade")
 	metaBucket    = []byte("meta")
+	authBucket    = []byte("auth")
+	authKey       = []byte("authEnabled")
+	authOff       = []byte{0}
 	// newMetaKeys are what etcd 3.5 has in the meta bucket and 3.4 has not.
 	newMetaKeys = [][]byte{[]byte("term"), []byte("confState")}
 )
@@ -81,9 +84,9 @@ func readSource(path string) (s source, err error) {
 //
 // For an etcd 3.4 it also removes what etcdutl has added of later versions. That etcd would leave it as it is, so that
 // every later snapshot of its data looked like one of etcd 3.5, which etcd 3.4 may not open.
-func dropState(path string, s source, target Minor) (err error) {
-	old := target == oldest
-	if len(s.alarms) == 0 && !s.downgrade && !old {
+func dropState(path string, s source, opts Options) (err error) {
+	old, noAuth := opts.Target == oldest, opts.WithoutAuth && opts.Source.AuthEnabled
+	if len(s.alarms) == 0 && !s.downgrade && !old && !noAuth {
 		return nil // To open a backend for writing takes a walk over all its pages.
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
@@ -108,6 +111,11 @@ func dropState(path string, s source, target Minor) (err error) {
 				if err := b.Delete(key); err != nil {
 					return err
 				}
+			}
+		}
+		if b := tx.Bucket(authBucket); b != nil && noAuth {
+			if err := b.Put(authKey, authOff); err != nil {
+				return err
 			}
 		}
 		b := tx.Bucket(alarmBucket)

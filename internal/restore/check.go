@@ -73,7 +73,7 @@ func inspect(ctx context.Context, opts Options, result Result) error {
 		{"scheduled compaction", scheduled, info.ScheduledCompactRevision},
 		{"records", records, info.Records},
 		{"leases", want.Leases, info.Leases},
-		{"auth enabled", want.AuthEnabled, info.AuthEnabled},
+		{"auth enabled", want.AuthEnabled && !opts.WithoutAuth, info.AuthEnabled},
 		{"storage version", want.StorageVersion, info.StorageVersion},
 		{"looks newer than its etcd", false, opts.Target == oldest && info.Term != 0},
 		{"alarms", int64(0), info.Alarms},

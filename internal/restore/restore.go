@@ -58,6 +58,8 @@ type Options struct {
 	HighestKnown history.Revision
 	// AcceptCorrupt takes a backend that carries a CORRUPT alarm.
 	AcceptCorrupt bool
+	// WithoutAuth turns off that users must log in. It is for a data dir that only this program will look at.
+	WithoutAuth bool
 }
 
 // Result is what Build has made.
@@ -153,7 +155,7 @@ func build(ctx context.Context, opts Options) (Result, error) {
 		func() error {
 			return runEtcd(func(log *zap.Logger) error { return etcdsnapshot.NewV3(log).Restore(config) })
 		},
-		func() error { return dropState(backendOf(opts.Stage), source, opts.Target) },
+		func() error { return dropState(backendOf(opts.Stage), source, opts) },
 		func() error { return seal(opts.Stage) },
 		func() error { return inspect(ctx, opts, result) },
 	}

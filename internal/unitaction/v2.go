@@ -219,8 +219,8 @@ func (u *Unit) readV2Backup(ctx context.Context, work, backup string) (keys int6
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, etcd.stop()) }()
-	return etcd.countKeys(ctx)
+	defer func() { err = errors.Join(err, etcd.Stop()) }()
+	return countV2Keys(ctx, etcd)
 }
 
 // walFileSize is what etcd preallocates for one WAL file, in bytes.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
+	"github.com/holdfast-project/holdfast/internal/scratch"
 	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
@@ -107,7 +108,7 @@ func TestV2ToolEnds(t *testing.T) {
 		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+lines), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		return v2Tool{path: path, env: toolEnvironment()}
+		return v2Tool{path: path, env: scratch.Environment()}
 	}
 	_, err := script("echo first >&2\necho the disk is full >&2\nexit 3").run(t.Context(), "backup")
 	if err == nil || !strings.Contains(err.Error(), "run etcdutl backup: exit status 3: the disk is full") {

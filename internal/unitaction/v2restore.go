@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/restore"
+	"github.com/holdfast-project/holdfast/internal/scratch"
 )
 
 // v2Unpacked is the folder of the scratch folder that an archive of the v2 store is unpacked into.
@@ -104,7 +105,7 @@ func (r *restoration) buildV2(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, etcd.stop()) }()
+			defer func() { err = errors.Join(err, etcd.Stop()) }()
 			return r.found(ctx, etcd, made)
 		},
 	})
@@ -117,14 +118,14 @@ func (r *restoration) buildV2(ctx context.Context) error {
 }
 
 // found makes the only member of the new cluster known by its peer URL, and counts its keys.
-func (r *restoration) found(ctx context.Context, etcd *scratchEtcd, made restore.V2Result) (err error) {
-	if r.source.keys, err = etcd.countKeys(ctx); err != nil {
+func (r *restoration) found(ctx context.Context, etcd *scratch.Etcd, made restore.V2Result) (err error) {
+	if r.source.keys, err = countV2Keys(ctx, etcd); err != nil {
 		return err
 	}
 	if r.source.keys == unknownKeys {
 		r.plan.Notes = append(r.plan.Notes, "the v2 keys cannot be counted: the store asks for a login")
 	}
-	client, err := etcd.dial()
+	client, err := etcd.Dial()
 	if err != nil {
 		return err
 	}

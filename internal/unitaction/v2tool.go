@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/holdfast-project/holdfast/internal/scratch"
 )
 
 // v2Tool is the program that makes a backup of the v2 store from the files of a running etcd.
@@ -45,10 +47,10 @@ func (u *Unit) findV2Tool(ctx context.Context, version string) (v2Tool, error) {
 	if u.Record.EtcdTools == "" {
 		return v2Tool{}, fmt.Errorf("a backup of the v2 store needs the %s of etcd %s, and the unit knows no folder with it (etcd-tools)", name, minor)
 	}
-	tool := v2Tool{path: filepath.Join(u.Record.EtcdTools, name), args: []string{"backup"}, env: toolEnvironment()}
+	tool := v2Tool{path: filepath.Join(u.Record.EtcdTools, name), args: []string{"backup"}, env: scratch.Environment()}
 	ask := []string{"version"}
 	if name == "etcdctl" {
-		tool.env = toolEnvironment("ETCDCTL_API=2")
+		tool.env = scratch.Environment("ETCDCTL_API=2")
 		ask = []string{"--version"}
 	} else {
 		tool.args = append(tool.args, "--with-v3=false")
@@ -92,7 +94,7 @@ func (t v2Tool) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, t.path, args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", t.env, &out, &problems
 	cmd.WaitDelay = time.Second
-	ended, err := startChild(cmd)
+	ended, err := scratch.StartChild(cmd)
 	if err == nil {
 		err = <-ended
 	}
@@ -100,7 +102,7 @@ func (t v2Tool) run(ctx context.Context, args ...string) ([]byte, error) {
 		if ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), err)
 		}
-		return nil, fmt.Errorf("run %s %s: %w: %s", filepath.Base(t.path), args[0], err, lastLine(problems.Bytes()))
+		return nil, fmt.Errorf("run %s %s: %w: %s", filepath.Base(t.path), args[0], err, scratch.LastLine(problems.Bytes()))
 	}
 	return out.Bytes(), nil
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/holdfast-project/holdfast/internal/durable"
 )
 
-// Pins remember which root key is trusted at which place, a file for each place.
-type Pins struct{ Dir string }
+// TrustFolder remembers which root key is trusted at which place, a file for each place.
+type TrustFolder struct{ Dir string }
 
-// Pin is what is trusted at a place.
-type Pin struct {
+// Trust is what is trusted at a place.
+type Trust struct {
 	// Location is the address of the store, without secrets.
 	Location   string      `json:"location"`
 	Repository string      `json:"repository"`
@@ -23,36 +23,36 @@ type Pin struct {
 }
 
 // File is where that is remembered. Who wants to trust anew removes it.
-func (p Pins) File(location string) string {
+func (p TrustFolder) File(location string) string {
 	return filepath.Join(p.Dir, sumOf([]byte(location))[:32]+".json")
 }
 
 // Get gives what is trusted at a place; found is false when nothing was remembered.
-func (p Pins) Get(location string) (pin Pin, found bool, err error) {
+func (p TrustFolder) Get(location string) (trust Trust, found bool, err error) {
 	text, err := os.ReadFile(p.File(location))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Pin{}, false, nil
+		return Trust{}, false, nil
 	}
 	if err == nil {
-		err = decodeStrict(text, &pin)
+		err = decodeStrict(text, &trust)
 	}
 	if err == nil {
-		_, err = ParseFingerprint(string(pin.Root))
+		_, err = ParseFingerprint(string(trust.Root))
 	}
 	if err != nil {
-		return Pin{}, false, fmt.Errorf("read what is trusted at %q: file %q: %w", location, p.File(location), err)
+		return Trust{}, false, fmt.Errorf("read what is trusted at %q: file %q: %w", location, p.File(location), err)
 	}
-	return pin, true, nil
+	return trust, true, nil
 }
 
 // Set remembers what is trusted at a place.
-func (p Pins) Set(pin Pin) error {
-	text, err := json.MarshalIndent(pin, "", "  ")
+func (p TrustFolder) Set(trust Trust) error {
+	text, err := json.MarshalIndent(trust, "", "  ")
 	if err != nil {
 		return err
 	}
 	if err := durable.MkdirAll(p.Dir, 0o700); err != nil {
 		return err
 	}
-	return durable.WriteFile(p.File(pin.Location), append(text, '\n'), 0o600)
+	return durable.WriteFile(p.File(trust.Location), append(text, '\n'), 0o600)
 }

@@ -1,0 +1,280 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-project/holdfast/internal/store"
+)
+
+// Removal is the word of a pruning key that snapshots were removed on purpose. Without it their manifests are missing.
+type Removal struct {
+	Format     string      `json:"format"`
+	Repository string      `json:"repository"`
+	ID         ID          `json:"id"`
+	Snapshots  []Removed   `json:"snapshots"`
+	Signer     Fingerprint `json:"signer"`
+}
+
+// Removed is one snapshot of a Removal.
+type Removed struct {
+	// Manifest is the name of its manifest, SHA256 that of the manifest.
+	Manifest string `json:"manifest"`
+	SHA256   string `json:"sha256"`
+	// Signer and Sequence are its place in the numbering.
+	Signer   Fingerprint `json:"signer"`
+	Sequence int64       `json:"sequence"`
+	// Reason is why it was not kept.
+	Reason string `json:"reason"`
+}
+
+// mostRemoved bounds the snapshots of one Removal, so that it stays below mostSigned.
+const mostRemoved = 1000
+
+func removalName(id ID) string { return removalsFolder + id.String() + ".json" }
+
+// RemovalRead is one Removal that was fetched, or why it could not be believed.
+type RemovalRead struct {
+	Name    string
+	Removal Removal
+	SHA256  string
+	Err     error
+}
+
+// Removals fetches all records of removals.
+func (r *Repository) Removals(ctx context.Context) ([]RemovalRead, error) {
+	var reads []RemovalRead
+	for object, err := range r.store.List(ctx, removalsFolder, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list removals: %w", err)
+		}
+		reads = append(reads, RemovalRead{Name: object.Name})
+	}
+	var group errgroup.Group
+	group.SetLimit(fetchesAtOnce)
+	for i := range reads {
+		group.Go(func() error {
+			reads[i].load(ctx, r)
+			return nil
+		})
+	}
+	_ = group.Wait() // no error comes out of it
+	return reads, context.Cause(ctx)
+}
+
+func (read *RemovalRead) load(ctx context.Context, r *Repository) {
+	signed, err := readSmall(ctx, r.store, read.Name)
+	if err == nil {
+		read.SHA256 = sumOf(signed)
+		var by Fingerprint
+		by, err = r.openSigned(ctx, signed, RolePrune, removalFormat, &read.Removal)
+		if v := read.Removal; err == nil && (v.Signer != by || v.Repository != r.document.Repository || removalName(v.ID) != read.Name) {
+			err = fmt.Errorf("%w: it does not belong there", ErrForged)
+		}
+	}
+	if err != nil {
+		read.Err = fmt.Errorf("record of a removal %q: %w", read.Name, err)
+	}
+}
+
+// Victim is a snapshot that is to be removed, and why.
+type Victim struct {
+	Read   Read
+	Reason string
+}
+
+// ErrNoDelete means that nothing can be deleted in a store, whoever asks.
+var ErrNoDelete = errors.New("this store does not let objects be deleted")
+
+// Remove removes snapshots: first it says so, signed, then go the manifests, and then what they named. Whatever ends it in
+// between, no snapshot is shown whose data is gone. A snapshot that a lock holds stays, whole; held gives the locks, in the
+// order of victims, nil where there was none. removed counts the others.
+func (r *Repository) Remove(ctx context.Context, w *Writer, victims []Victim) (removed int, held []error, err error) {
+	deleter, can := r.store.(store.Deleter)
+	if !can {
+		return 0, nil, ErrNoDelete
+	}
+	if err := r.MayPrune(ctx, w); err != nil {
+		return 0, nil, err
+	}
+	held = make([]error, len(victims))
+	for start := 0; start < len(victims); start += mostRemoved {
+		some := victims[start:min(start+mostRemoved, len(victims))]
+		if err := r.recordRemoval(ctx, w, some); err != nil {
+			return removed, held, err
+		}
+		for i, victim := range some {
+			lock, err := r.removeOne(ctx, deleter, victim.Read)
+			switch {
+			case err != nil:
+				return removed, held, fmt.Errorf("remove snapshot %s: %w", victim.Read.Point.ID.Long(), err)
+			case lock != nil:
+				held[start+i] = lock
+			default:
+				removed++
+			}
+		}
+	}
+	return removed, held, nil
+}
+
+// MayPrune tells whether a writer may remove: ErrNotEnrolled or ErrRevoked when not.
+func (r *Repository) MayPrune(ctx context.Context, w *Writer) error {
+	if _, err := r.Enrolled(ctx, w.key.Public().Fingerprint(), RolePrune); err != nil {
+		return fmt.Errorf("remove snapshots: signing key of this host: %w", err)
+	}
+	return nil
+}
+
+func (r *Repository) recordRemoval(ctx context.Context, w *Writer, victims []Victim) error {
+	v := Removal{Format: removalFormat, Repository: r.document.Repository, ID: newID(time.Now()), Signer: w.key.Public().Fingerprint()}
+	for _, victim := range victims {
+		read := victim.Read
+		if read.Err != nil {
+			return fmt.Errorf("record removal: %w", read.Err)
+		}
+		v.Snapshots = append(v.Snapshots, Removed{
+			Manifest: read.Point.manifestName(), SHA256: read.SHA256, Signer: read.Manifest.Signer, Sequence: read.Manifest.Sequence, Reason: victim.Reason,
+		})
+	}
+	signed, err := sign(v, w.key)
+	if err != nil {
+		return fmt.Errorf("record removal: %w", err)
+	}
+	if _, err := store.PutBytes(ctx, r.store, removalName(v.ID), signed, store.PutOptions{}); err != nil {
+		return fmt.Errorf("record removal: %w", err)
+	}
+	return nil
+}
+
+// removeOne gives a lock that holds the snapshot, before anything of it is gone.
+func (r *Repository) removeOne(ctx context.Context, deleter store.Deleter, read Read) (lock, err error) {
+	err = deleter.Delete(ctx, read.Point.manifestName())
+	if _, is := errors.AsType[store.Locked](err); is {
+		return err, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := deleter.Delete(ctx, read.Manifest.Object.Name); err != nil {
+		// Without its manifest it is data that nobody claims, and goes with the next prune that may.
+		if _, is := errors.AsType[store.Locked](err); !is {
+			return nil, err
+		}
+	}
+	for _, part := range []string{verificationPart, pinPart} {
+		for object, err := range r.store.List(ctx, clusterFolder+read.Point.Cluster+part+read.Point.ID.String()+"/", "") {
+			if err != nil {
+				return nil, err
+			}
+			if err := deleter.Delete(ctx, object.Name); err != nil {
+				if _, is := errors.AsType[store.Locked](err); !is {
+					return nil, err
+				}
+			}
+		}
+	}
+	return nil, nil
+}
+
+// Unclaimed are data objects that no manifest names: of backups that were cut off, of removals that were, or of backups that
+// are on their way.
+type Unclaimed struct {
+	Name string
+	Size int64
+	// Age is since the younger of when its backup began, by its name, and when the store got it.
+	Age time.Duration
+}
+
+// Unclaimed lists the data objects of a cluster that no manifest names. A manifest that cannot be believed claims too: what
+// is its data may be needed to find out what happened.
+func (r *Repository) Unclaimed(ctx context.Context, cluster string) ([]Unclaimed, error) {
+	// The data first: what comes meanwhile is then on neither list.
+	var objects []store.Object
+	for object, err := range r.store.List(ctx, clusterFolder+cluster+dataPart, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list data of %q: %w", cluster, err)
+		}
+		objects = append(objects, object)
+	}
+	points, _, err := r.Points(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	claimed := map[string]bool{}
+	for _, p := range points {
+		for _, encrypted := range []bool{true, false} {
+			claimed[dataName(cluster, p.ID, encrypted)] = true
+		}
+	}
+	var list []Unclaimed
+	now := time.Now()
+	for _, object := range objects {
+		if claimed[object.Name] {
+			continue
+		}
+		age := now.Sub(object.Modified)
+		if id, err := parseDataName(object.Name, cluster); err == nil {
+			age = min(age, now.Sub(id.Time))
+		}
+		list = append(list, Unclaimed{Name: object.Name, Size: object.Size, Age: age})
+	}
+	return list, nil
+}
+
+// parseDataName reads the id from the name of a data object.
+func parseDataName(name, cluster string) (ID, error) {
+	text := strings.TrimPrefix(name, clusterFolder+cluster+dataPart)
+	text = strings.TrimSuffix(strings.TrimSuffix(text, ".age"), ".zst")
+	return parseID(text)
+}
+
+// Reclaim deletes unclaimed data, and what else killed backups left in the store that is older than grace. It gives the
+// bytes of the objects that are gone; those that a lock holds stay. No manifest may have come for any of them meanwhile,
+// which is looked at once more.
+func (r *Repository) Reclaim(ctx context.Context, w *Writer, cluster string, objects []Unclaimed) (freed int64, err error) {
+	deleter, can := r.store.(store.Deleter)
+	if !can {
+		return 0, ErrNoDelete
+	}
+	if err := r.MayPrune(ctx, w); err != nil {
+		return 0, err
+	}
+	still, err := r.Unclaimed(ctx, cluster)
+	if err != nil {
+		return 0, err
+	}
+	unclaimed := map[string]bool{}
+	for _, object := range still {
+		unclaimed[object.Name] = true
+	}
+	for _, object := range objects {
+		if !unclaimed[object.Name] {
+			continue
+		}
+		err := deleter.Delete(ctx, object.Name)
+		if _, is := errors.AsType[store.Locked](err); is {
+			continue
+		}
+		if err != nil {
+			return freed, fmt.Errorf("reclaim %q: %w", object.Name, err)
+		}
+		freed += object.Size
+	}
+	return freed, nil
+}
+
+// Sweep removes what killed uploads have left in the store, where it shows in no listing, and tells how many. A store that
+// leaves nothing has 0.
+func (r *Repository) Sweep(ctx context.Context, olderThan time.Duration) (int, error) {
+	sweeper, can := r.store.(store.Sweeper)
+	if !can {
+		return 0, nil
+	}
+	return sweeper.Sweep(ctx, olderThan)
+}

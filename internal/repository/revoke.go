@@ -1,0 +1,132 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-project/holdfast/internal/store"
+)
+
+// Revocation is the root key's word that nothing more is to be believed of a key, in any role.
+type Revocation struct {
+	Format     string      `json:"format"`
+	Repository string      `json:"repository"`
+	Key        Fingerprint `json:"key"`
+	Revoked    time.Time   `json:"revoked"`
+	// Accepted are the sha256 of the objects of that key that are believed all the same, sorted.
+	Accepted []string `json:"accepted"`
+}
+
+// ErrRevoked means that a key may not sign any more.
+var ErrRevoked = errors.New("key was revoked")
+
+// accepts tells whether an object of the revoked key is believed.
+func (v Revocation) accepts(sum string) bool {
+	_, found := slices.BinarySearch(v.Accepted, sum)
+	return found
+}
+
+// Revoke ends what a key may do. What it has signed until now, and is in the repository, stays believed, unless reject is
+// set. It gives how many objects that are. What the key signs from now on, whatever date it gives it, is not believed.
+func (r *Repository) Revoke(ctx context.Context, root Key, f Fingerprint, reject bool) (accepted int, err error) {
+	fail := func(err error) (int, error) { return 0, fmt.Errorf("revoke signer %s: %w", f.Short(), err) }
+	if err := r.checkRoot(root); err != nil {
+		return fail(err)
+	}
+	if earlier, err := r.revocation(ctx, f); err != nil {
+		return fail(err)
+	} else if earlier != nil {
+		return fail(fmt.Errorf("%w already, on %s", ErrRevoked, earlier.Revoked.Format(personStamp)))
+	}
+	v := Revocation{
+		Format: revocationFormat, Repository: r.document.Repository, Key: f,
+		Revoked: time.Now().UTC().Truncate(time.Second), Accepted: []string{},
+	}
+	if !reject {
+		if v.Accepted, err = r.signedBy(ctx, f); err != nil {
+			return fail(err)
+		}
+	}
+	signed, err := sign(v, root)
+	if err != nil {
+		return fail(err)
+	}
+	if _, err := store.PutBytes(ctx, r.store, revocationName(f), signed, store.PutOptions{}); err != nil {
+		return fail(err)
+	}
+	r.signers.mu.Lock()
+	defer r.signers.mu.Unlock()
+	r.signers.known = nil
+	return len(v.Accepted), nil
+}
+
+// signedBy gives the sha256 of all manifests, verifications and records of removals that a key signed, sorted.
+func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, error) {
+	sums := []string{}
+	clusters, err := r.Clusters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, cluster := range clusters {
+		reads, _, err := r.Snapshots(ctx, cluster)
+		if err != nil {
+			return nil, err
+		}
+		for _, read := range reads {
+			if read.Err == nil && read.Manifest.Signer == f {
+				sums = append(sums, read.SHA256)
+			}
+		}
+		verifications, _, err := r.Verifications(ctx, cluster, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range verifications {
+			if v.Err == nil && v.Verification.Signer == f {
+				sums = append(sums, v.SHA256)
+			}
+		}
+		pins, err := r.PinsOf(ctx, cluster)
+		if err != nil {
+			return nil, err
+		}
+		for _, pin := range pins {
+			if pin.Err == nil && pin.Pin.Signer == f {
+				sums = append(sums, pin.SHA256)
+			}
+		}
+	}
+	removals, err := r.Removals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, removal := range removals {
+		if removal.Err == nil && removal.Removal.Signer == f {
+			sums = append(sums, removal.SHA256)
+		}
+	}
+	slices.Sort(sums)
+	return sums, nil
+}
+
+// revocation gives what the root key said of the end of a key, nil when nothing.
+func (r *Repository) revocation(ctx context.Context, f Fingerprint) (*Revocation, error) {
+	signed, err := readSmall(ctx, r.store, revocationName(f))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look whether signer %s was revoked: %w", f.Short(), err)
+	}
+	var v Revocation
+	if err := r.openRootSigned(signed, revocationFormat, &v); err != nil {
+		return nil, fmt.Errorf("revocation of signer %s: %w", f.Short(), err)
+	}
+	if v.Repository != r.document.Repository || v.Key != f || !slices.IsSorted(v.Accepted) {
+		return nil, fmt.Errorf("revocation of signer %s: %w: it is about key %s of repository %q", f.Short(), ErrForged, v.Key.Short(), v.Repository)
+	}
+	return &v, nil
+}
