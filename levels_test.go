@@ -28,7 +28,7 @@ const modulePath = "github.com/holdfast-project/holdfast"
 
 // levels are the packages of internal/ from the ground up: imports only point down.
 var levels = [][]string{
-	{"durable", "history", "seal", "unit"},
+	{"durable", "history", "retention", "seal", "unit"},
 	{"action", "config", "inventory", "pki", "store"},
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
 	{"capture", "deploy", "repository", "scratch"},

@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/pki"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
@@ -153,6 +154,7 @@ func (a *app) backup() *cobra.Command {
 	var etcd etcdFlags
 	var rate string
 	var newTimeline bool
+	var retain time.Duration
 	command := &cobra.Command{
 		Use:   "backup",
 		Short: "Back up a cluster into a repository",
@@ -165,6 +167,9 @@ func (a *app) backup() *cobra.Command {
 			pace, err := parsePace(rate)
 			if err != nil {
 				return err
+			}
+			if retain < 0 {
+				return usagef("--retain-for must be a time to come, given %s", retain)
 			}
 			repo, err := a.openRepository(c.Context(), &f)
 			if err != nil {
@@ -181,6 +186,9 @@ func (a *app) backup() *cobra.Command {
 			}
 			defer func() { _ = closeAll(clients) }()
 			options := backup.Options{Cluster: f.cluster, Rate: pace, NewTimeline: newTimeline, CASHA256: authority}
+			if retain > 0 {
+				options.RetainUntil = time.Now().Add(retain)
+			}
 			return a.runBackup(c.Context(), repo, clients, options, &f)
 		},
 	}
@@ -190,6 +198,7 @@ func (a *app) backup() *cobra.Command {
 	etcd.register(a, flags)
 	flags.StringVar(&rate, "max-rate", "automatic", "pace in bytes of database per second, such as 30MB; 0 is unlimited; automatic is 60MB where etcd is on this machine")
 	flags.BoolVar(&newTimeline, "new-timeline", false, "the cluster was restored or replaced since its last backup, and that is known")
+	flags.DurationVar(&retain, "retain-for", 0, "lock the snapshot for so long, such as 720h, in stores with object lock: nobody can delete it before, whoever asks")
 	return command
 }
 
@@ -228,6 +237,8 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 		return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE %s", a.Program, encodePublic(writer.Public()))}
 	case errors.Is(err, backup.ErrOtherCluster), errors.Is(err, backup.ErrWentBack):
 		return hinted{err, "if the cluster was restored: --new-timeline; if it is another cluster: another --cluster name"}
+	case errors.Is(err, store.ErrUnsupported) && !options.RetainUntil.IsZero():
+		return hinted{err, "without --retain-for it is stored without a lock"}
 	case err != nil:
 		return err
 	}
@@ -240,6 +251,9 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 	fmt.Fprintf(a.Stdout, "  member     %s at %s, %s, etcd %s\n", m.Source.MemberName, m.Source.Endpoint, m.Source.Role, m.Source.EtcdVersion)
 	fmt.Fprintf(a.Stdout, "  size       %s, stored as %s in %s\n", humanize.Bytes(uint64(m.Content.Size)), humanize.Bytes(uint64(m.Object.Size)),
 		m.Completed.Sub(m.Started).Round(100*time.Millisecond))
+	if !m.RetainUntil.IsZero() {
+		fmt.Fprintf(a.Stdout, "  locked     until %s\n", m.RetainUntil.Format(rfc3339))
+	}
 	if m.HashKV.Missing != "" {
 		fmt.Fprintf(a.Stdout, "  hash       none: %s\n", m.HashKV.Missing)
 	}

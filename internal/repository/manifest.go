@@ -26,6 +26,8 @@ type Manifest struct {
 
 	Started   time.Time `json:"started"`
 	Completed time.Time `json:"completed"`
+	// RetainUntil is how long the store was asked to lock the objects; left out when it was not.
+	RetainUntil time.Time `json:"retain-until,omitzero"`
 
 	Signer Fingerprint `json:"signer"`
 	// Sequence counts the manifests of the signer from 1; Previous is the sha256 of the one before, "" for the first.

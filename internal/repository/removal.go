@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,36 +92,36 @@ type Victim struct {
 // ErrNoDelete means that nothing can be deleted in a store, whoever asks.
 var ErrNoDelete = errors.New("this store does not let objects be deleted")
 
+// Outcome is what became of a Victim.
+type Outcome struct {
+	// Locked is the lock that holds the snapshot, which stays whole; nil when it is gone.
+	Locked *store.Locked
+}
+
 // Remove removes snapshots: first it says so, signed, then go the manifests, and then what they named. Whatever ends it in
-// between, no snapshot is shown whose data is gone. A snapshot that a lock holds stays, whole; held gives the locks, in the
-// order of victims, nil where there was none. removed counts the others.
-func (r *Repository) Remove(ctx context.Context, w *Writer, victims []Victim) (removed int, held []error, err error) {
+// between, no snapshot is shown whose data is gone. The outcomes are those of the first victims, in their order; all of them
+// when there is no error.
+func (r *Repository) Remove(ctx context.Context, w *Writer, victims []Victim) (outcomes []Outcome, err error) {
 	deleter, can := r.store.(store.Deleter)
 	if !can {
-		return 0, nil, ErrNoDelete
+		return nil, ErrNoDelete
 	}
 	if err := r.MayPrune(ctx, w); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	held = make([]error, len(victims))
-	for start := 0; start < len(victims); start += mostRemoved {
-		some := victims[start:min(start+mostRemoved, len(victims))]
+	for some := range slices.Chunk(victims, mostRemoved) {
 		if err := r.recordRemoval(ctx, w, some); err != nil {
-			return removed, held, err
+			return outcomes, err
 		}
-		for i, victim := range some {
-			lock, err := r.removeOne(ctx, deleter, victim.Read)
-			switch {
-			case err != nil:
-				return removed, held, fmt.Errorf("remove snapshot %s: %w", victim.Read.Point.ID.Long(), err)
-			case lock != nil:
-				held[start+i] = lock
-			default:
-				removed++
+		for _, victim := range some {
+			outcome, err := r.removeOne(ctx, deleter, victim.Read)
+			if err != nil {
+				return outcomes, fmt.Errorf("remove snapshot %s: %w", victim.Read.Point.ID.Long(), err)
 			}
+			outcomes = append(outcomes, outcome)
 		}
 	}
-	return removed, held, nil
+	return outcomes, nil
 }
 
 // MayPrune tells whether a writer may remove: ErrNotEnrolled or ErrRevoked when not.
@@ -152,34 +153,39 @@ func (r *Repository) recordRemoval(ctx context.Context, w *Writer, victims []Vic
 	return nil
 }
 
-// removeOne gives a lock that holds the snapshot, before anything of it is gone.
-func (r *Repository) removeOne(ctx context.Context, deleter store.Deleter, read Read) (lock, err error) {
-	err = deleter.Delete(ctx, read.Point.manifestName())
-	if _, is := errors.AsType[store.Locked](err); is {
-		return err, nil
+// removeOne removes one snapshot, or gives the lock that holds it, before anything of it is gone.
+func (r *Repository) removeOne(ctx context.Context, deleter store.Deleter, read Read) (Outcome, error) {
+	err := deleter.Delete(ctx, read.Point.manifestName())
+	if locked, is := errors.AsType[store.Locked](err); is {
+		return Outcome{Locked: &locked}, nil
 	}
 	if err != nil {
-		return nil, err
+		return Outcome{}, err
 	}
-	if err := deleter.Delete(ctx, read.Manifest.Object.Name); err != nil {
-		// Without its manifest it is data that nobody claims, and goes with the next prune that may.
-		if _, is := errors.AsType[store.Locked](err); !is {
-			return nil, err
-		}
+	// Without its manifest what a lock holds is data that nobody claims, and goes with the next prune that may.
+	if err := deleteUnlocked(ctx, deleter, read.Manifest.Object.Name); err != nil {
+		return Outcome{}, err
 	}
 	for _, part := range []string{verificationPart, pinPart} {
 		for object, err := range r.store.List(ctx, clusterFolder+read.Point.Cluster+part+read.Point.ID.String()+"/", "") {
-			if err != nil {
-				return nil, err
+			if err == nil {
+				err = deleteUnlocked(ctx, deleter, object.Name)
 			}
-			if err := deleter.Delete(ctx, object.Name); err != nil {
-				if _, is := errors.AsType[store.Locked](err); !is {
-					return nil, err
-				}
+			if err != nil {
+				return Outcome{}, err
 			}
 		}
 	}
-	return nil, nil
+	return Outcome{}, nil
+}
+
+// deleteUnlocked deletes an object unless a lock holds it.
+func deleteUnlocked(ctx context.Context, deleter store.Deleter, name string) error {
+	err := deleter.Delete(ctx, name)
+	if _, is := errors.AsType[store.Locked](err); is {
+		return nil
+	}
+	return err
 }
 
 // Unclaimed are data objects that no manifest names: of backups that were cut off, of removals that were, or of backups that

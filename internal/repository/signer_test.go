@@ -40,7 +40,7 @@ func TestRoles(t *testing.T) {
 	if err := w.MayPrune(t.Context(), other); !errors.Is(err, ErrNotEnrolled) {
 		t.Errorf("prune: %v", err)
 	}
-	if _, _, err := w.Remove(t.Context(), other, []Victim{{Read: read}}); !errors.Is(err, ErrNotEnrolled) {
+	if _, err := w.Remove(t.Context(), other, []Victim{{Read: read}}); !errors.Is(err, ErrNotEnrolled) {
 		t.Errorf("remove: %v", err)
 	}
 	if err := w.SetPin(t.Context(), other, m.Point(), true, ""); !errors.Is(err, ErrNotEnrolled) {
@@ -230,10 +230,10 @@ func TestRemove(t *testing.T) {
 	must(t, err)
 	must(t, w.SetPin(t.Context(), w.writer, first.Point(), true, "a while"))
 	must(t, w.SetPin(t.Context(), w.writer, first.Point(), false, "no more"))
-	removed, held, err := w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}, {reads[1], "old"}})
+	outcomes, err := w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}, {reads[1], "old"}})
 	must(t, err)
-	if removed != 2 || held[0] != nil || held[1] != nil {
-		t.Errorf("removed %d, held %v", removed, held)
+	if len(outcomes) != 2 || outcomes[0].Locked != nil || outcomes[1].Locked != nil {
+		t.Errorf("outcomes %+v", outcomes)
 	}
 	if names := w.names(t); contains(names, first.ID.String()) {
 		t.Errorf("left of what was removed: %q", names)
@@ -252,7 +252,7 @@ func TestRemove(t *testing.T) {
 	}
 	reads, _, err = w.Snapshots(t.Context(), "prod")
 	must(t, err)
-	_, _, err = w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}, {reads[1], "old"}})
+	_, err = w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}, {reads[1], "old"}})
 	must(t, err)
 	must(t, removeHead(w))
 	fifth, err := w.tryAdd(t.Context(), "prod", first.Timeline, backend(t, 1))
@@ -281,7 +281,7 @@ func TestRemoveIsCutOff(t *testing.T) {
 	must(t, err)
 	for after := range 4 {
 		w.Repository.store = &failingDeletes{Store: w.store, Deleter: w.store, left: after}
-		_, _, err = w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}})
+		_, err = w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}})
 		w.Repository.store = w.store
 		shown, _, listErr := w.Snapshots(t.Context(), "prod")
 		must(t, listErr)

@@ -55,7 +55,7 @@ func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOpti
 	}
 	now := time.Now().UTC()
 	u := &Upload{
-		repository: r, cluster: cluster, id: newID(now), started: now.Truncate(time.Millisecond), retain: opts.RetainUntil,
+		repository: r, cluster: cluster, id: newID(now), started: now.Truncate(time.Millisecond), retain: opts.RetainUntil.UTC().Truncate(time.Second),
 		sum: sha256.New(), put: make(chan putResult, 1),
 	}
 	u.object = Object{Name: dataName(cluster, u.id, r.document.Encryption == Age), Encryption: r.document.Encryption}
@@ -146,6 +146,7 @@ func (u *Upload) Publish(ctx context.Context, w *Writer, m Manifest) (Manifest, 
 	if m.Timeline == "" {
 		m.Timeline = newTimeline()
 	}
+	m.RetainUntil = u.retain
 	m.Started, m.Completed = u.started, time.Now().UTC().Truncate(time.Millisecond)
 	if err := w.publish(ctx, u.repository, &m, store.PutOptions{RetainUntil: u.retain}); err != nil {
 		return Manifest{}, fmt.Errorf("publish snapshot %s: %w", u.id.Long(), err)

@@ -1,0 +1,349 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/retention"
+)
+
+// The outcomes of prune for one snapshot.
+const (
+	pruneKeep     = "keep"
+	pruneRemove   = "remove"   // what it would do
+	pruneRemoved  = "removed"  // what it did
+	pruneRetained = "retained" // a lock holds it
+)
+
+// pruned is what prune says of one snapshot; docs/contracts/repository.md has the JSON form.
+type pruned struct {
+	ID      string   `json:"id"`
+	Cluster string   `json:"cluster"`
+	Action  string   `json:"action"`
+	Reasons []string `json:"reasons"`
+	Stored  int64    `json:"stored"`
+	// RetainedUntil is when the lock ends that holds the snapshot, as far as the store says.
+	RetainedUntil string `json:"retained-until,omitempty"`
+
+	read repository.Read
+}
+
+// pruneResult is what prune says at its end.
+type pruneResult struct {
+	Snapshots []pruned `json:"snapshots"`
+	// Unclaimed counts data without a manifest that is older than the grace time; UnclaimedBytes is its size.
+	Unclaimed      int   `json:"unclaimed"`
+	UnclaimedBytes int64 `json:"unclaimed-bytes"`
+	// Done tells that it was carried out, and not only said.
+	Done bool `json:"done"`
+	// FreedBytes is the size of what is gone.
+	FreedBytes int64 `json:"freed-bytes"`
+
+	unclaimed map[string][]repository.Unclaimed // by cluster
+}
+
+func registerPolicy(p *retention.Policy, flags *pflag.FlagSet) {
+	flags.IntVar(&p.Last, "keep-last", 0, "keep so many of the newest")
+	flags.IntVar(&p.Hourly, "keep-hourly", 0, "keep the newest of each of the last so many hours that have one")
+	flags.IntVar(&p.Daily, "keep-daily", 0, "keep the newest of each of the last so many days (UTC) that have one")
+	flags.IntVar(&p.Weekly, "keep-weekly", 0, "keep the newest of each of the last so many weeks that have one")
+	flags.IntVar(&p.Monthly, "keep-monthly", 0, "keep the newest of each of the last so many months that have one")
+	flags.IntVar(&p.Yearly, "keep-yearly", 0, "keep the newest of each of the last so many years that have one")
+	flags.DurationVar(&p.Within, "keep-within", 0, "keep all that are at most so much older than the newest, such as 168h")
+}
+
+func checkPolicy(p retention.Policy) error {
+	for _, n := range []int{p.Last, p.Hourly, p.Daily, p.Weekly, p.Monthly, p.Yearly, int(p.Within)} {
+		if n < 0 {
+			return usagef("a rule that keeps a negative number means nothing")
+		}
+	}
+	if p.IsZero() {
+		return hinted{usagef("no rule says what to keep"), "--keep-daily 7 --keep-weekly 5 --keep-monthly 12, for example"}
+	}
+	return nil
+}
+
+func (a *app) prune() *cobra.Command {
+	var f repoFlags
+	var policy retention.Policy
+	var grace time.Duration
+	var yes bool
+	command := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove snapshots that no rule keeps; without --yes only say which",
+		Long: "Remove the snapshots of a repository that no rule keeps, and data that interrupted backups left. Without --yes it only says\n" +
+			"what it would do. It always keeps the newest snapshot, the last one that a drill has proven, those that are pinned, and\n" +
+			"those that were found damaged or cannot be believed, which count for no rule. The order of snapshots is that of their\n" +
+			"revisions: a clock that jumped removes nothing.\n" +
+			"The key of this host needs the role prune (key enroll), and its credentials the right to delete, which no other command needs.\n" +
+			"What it removes is written down, signed, before it goes. A snapshot that the store has locked stays until its lock ends.",
+		Example: "  " + a.Program + " prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12\n  " + a.Program + " prune --keep-last 30 --yes",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkPolicy(policy); err != nil {
+				return err
+			}
+			if grace < time.Hour {
+				return usagef("--grace must be an hour at least: a backup that is on its way has no manifest yet")
+			}
+			repo, err := a.openRepository(c.Context(), &f)
+			if err != nil {
+				return err
+			}
+			clusters := []string{f.cluster}
+			if f.cluster == "" {
+				if clusters, err = repo.Clusters(c.Context()); err != nil {
+					return err
+				}
+			}
+			plan := pruneResult{Snapshots: []pruned{}, unclaimed: map[string][]repository.Unclaimed{}}
+			for _, cluster := range clusters {
+				if err := plan.add(c.Context(), repo, cluster, policy, grace); err != nil {
+					return err
+				}
+			}
+			return a.runPrune(c.Context(), repo, plan, grace, yes, f.output)
+		},
+	}
+	f.register(a, command.Flags())
+	f.registerCluster(command.Flags())
+	command.Flags().Lookup("cluster").Usage = "only the snapshots of this cluster"
+	registerPolicy(&policy, command.Flags())
+	command.Flags().DurationVar(&grace, "grace", 24*time.Hour, "how old data without a manifest must be to be taken for that of an interrupted backup")
+	command.Flags().BoolVar(&yes, "yes", false, "do it")
+	return command
+}
+
+// add decides about the snapshots of one cluster.
+func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, cluster string, policy retention.Policy, grace time.Duration) error {
+	reads, _, err := repo.Snapshots(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	verifications, _, err := repo.Verifications(ctx, cluster, func(repository.ID) bool { return true })
+	if err != nil {
+		return err
+	}
+	pins, err := repo.PinsOf(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	var items []retention.Item
+	for _, read := range reads {
+		proof := repository.ProofOf(read, verifications)
+		pin := pins[read.Point.ID]
+		items = append(items, retention.Item{
+			Time: read.Point.ID.Time, Proven: proof.Standing == repository.StandingProven,
+			Pinned: pin.Pin.Pinned || pin.Err != nil, Doubt: doubt(read, proof),
+		})
+	}
+	for i, d := range policy.Apply(items, time.Now()) {
+		read := reads[i]
+		one := pruned{ID: read.Point.ID.Long(), Cluster: cluster, Action: pruneKeep, Reasons: append([]string{}, d.Reasons...), Stored: read.Manifest.Object.Size, read: read}
+		if until := read.Manifest.RetainUntil; !d.Keep && until.After(time.Now()) {
+			one.Action, one.RetainedUntil = pruneRetained, until.Format(rfc3339)
+		} else if !d.Keep {
+			one.Action = pruneRemove
+		}
+		r.Snapshots = append(r.Snapshots, one)
+	}
+	unclaimed, err := repo.Unclaimed(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	for _, object := range unclaimed {
+		if object.Age > grace {
+			r.Unclaimed++
+			r.UnclaimedBytes += object.Size
+			r.unclaimed[cluster] = append(r.unclaimed[cluster], object)
+		}
+	}
+	return nil
+}
+
+// doubt says why a snapshot cannot be relied on.
+func doubt(read repository.Read, proof repository.Proof) string {
+	switch {
+	case read.Err != nil:
+		return "its manifest cannot be believed"
+	case proof.Standing == repository.StandingBad:
+		return "it was found damaged"
+	}
+	return ""
+}
+
+func (r *pruneResult) victims() (list []repository.Victim, at []int) {
+	for i, one := range r.Snapshots {
+		if one.Action == pruneRemove {
+			list, at = append(list, repository.Victim{Read: one.read, Reason: "no rule keeps it"}), append(at, i)
+		}
+	}
+	return list, at
+}
+
+func (a *app) runPrune(ctx context.Context, repo *repository.Repository, r pruneResult, grace time.Duration, yes bool, form string) error {
+	victims, at := r.victims()
+	var failed error
+	if yes {
+		failed = a.carryOut(ctx, repo, &r, victims, at, grace)
+		r.Done = failed == nil
+	}
+	if form == "json" {
+		return errors.Join(json.NewEncoder(a.Stdout).Encode(r), failed)
+	}
+	if err := r.write(a, yes); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	if !yes && len(victims)+r.Unclaimed > 0 {
+		fmt.Fprintln(a.Stderr, "nothing was removed: give --yes to do it")
+	}
+	return nil
+}
+
+// carryOut removes, and notes in r what became of each.
+func (a *app) carryOut(ctx context.Context, repo *repository.Repository, r *pruneResult, victims []repository.Victim, at []int, grace time.Duration) error {
+	writer, err := a.writer()
+	if err != nil {
+		return err
+	}
+	if err := repo.MayPrune(ctx, writer); err != nil {
+		if errors.Is(err, repository.ErrNotEnrolled) {
+			return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, encodePublic(writer.Public()))}
+		}
+		return err
+	}
+	removed, err := repo.Remove(ctx, writer, victims)
+	for i, outcome := range removed {
+		one := &r.Snapshots[at[i]]
+		one.Action = pruneRemoved
+		if outcome.Locked != nil {
+			one.Action = pruneRetained
+			if until := outcome.Locked.Until; !until.IsZero() {
+				one.RetainedUntil = until.UTC().Format(rfc3339)
+			}
+			continue
+		}
+		r.FreedBytes += one.Stored
+	}
+	if err != nil {
+		return err
+	}
+	for cluster, objects := range r.unclaimed {
+		freed, err := repo.Reclaim(ctx, writer, cluster, objects)
+		r.FreedBytes += freed
+		if err != nil {
+			return err
+		}
+	}
+	_, err = repo.Sweep(ctx, grace)
+	return err
+}
+
+func (r pruneResult) write(a *app, yes bool) error {
+	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	if len(r.Snapshots) > 0 {
+		fmt.Fprintln(table, "ID\tCluster\tStored\tAction\tWhy")
+	}
+	counts := map[string]int{}
+	var bytes int64
+	for _, one := range r.Snapshots {
+		counts[one.Action]++
+		why := strings.Join(one.Reasons, ", ")
+		switch one.Action {
+		case pruneRemove, pruneRemoved:
+			bytes += one.Stored
+			why = "no rule keeps it"
+		case pruneRetained:
+			why = "locked, the store does not say until when"
+			if one.RetainedUntil != "" {
+				why = "locked until " + one.RetainedUntil
+			}
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", one.ID, one.Cluster, humanize.Bytes(uint64(one.Stored)), one.Action, why)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	verb, n := "to remove", counts[pruneRemove]
+	if yes {
+		verb, n = "removed", counts[pruneRemoved]
+	}
+	fmt.Fprintf(a.Stdout, "%s %s, %s; %s kept", plural(n, "snapshot"), verb, humanize.Bytes(uint64(bytes)), plural(counts[pruneKeep], "snapshot"))
+	if counts[pruneRetained] > 0 {
+		fmt.Fprintf(a.Stdout, "; %s locked", plural(counts[pruneRetained], "snapshot"))
+	}
+	if yes && counts[pruneRemove] > 0 {
+		fmt.Fprintf(a.Stdout, "; %s not reached", plural(counts[pruneRemove], "snapshot"))
+	}
+	fmt.Fprintln(a.Stdout)
+	if r.Unclaimed > 0 {
+		fmt.Fprintf(a.Stdout, "%s without a manifest, %s, of interrupted backups %s\n", plural(r.Unclaimed, "data object"), humanize.Bytes(uint64(r.UnclaimedBytes)), verb)
+	}
+	return nil
+}
+
+// setPin is pin and unpin.
+func (a *app) setPin(use, short string, pinned bool) *cobra.Command {
+	var f repoFlags
+	var reason string
+	command := &cobra.Command{
+		Use: use, Short: short,
+		Long: short + ". SNAPSHOT is an id of list. The key of this host needs the role prune (key enroll).",
+		Args: exactArgs(1, "one SNAPSHOT"),
+		RunE: func(c *cobra.Command, args []string) error {
+			repo, err := a.openRepository(c.Context(), &f)
+			if err != nil {
+				return err
+			}
+			m, err := findManifest(c.Context(), repo, &f, args[0])
+			if err != nil {
+				return err
+			}
+			writer, err := a.writer()
+			if err != nil {
+				return err
+			}
+			err = repo.SetPin(c.Context(), writer, m.Point(), pinned, reason)
+			if errors.Is(err, repository.ErrNotEnrolled) {
+				return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, encodePublic(writer.Public()))}
+			}
+			if err != nil {
+				return err
+			}
+			state := "is pinned"
+			if !pinned {
+				state = "is not pinned any more"
+			}
+			fmt.Fprintf(a.Stdout, "snapshot %s of cluster %s %s\n", m.ID.Short(), m.Cluster, state)
+			return nil
+		},
+	}
+	f.register(a, command.Flags())
+	f.registerCluster(command.Flags())
+	if pinned {
+		command.Flags().StringVar(&reason, "reason", "", "why, for people; it is readable for everybody who can read the store")
+	}
+	return command
+}
+
+func (a *app) pin() *cobra.Command {
+	return a.setPin("pin SNAPSHOT", "Keep a snapshot whatever the rules of prune say", true)
+}
+
+func (a *app) unpin() *cobra.Command {
+	return a.setPin("unpin SNAPSHOT", "Let the rules of prune decide about a snapshot again", false)
+}
