@@ -31,7 +31,7 @@ var levels = [][]string{
 	{"durable", "history", "retention", "seal", "unit"},
 	{"action", "config", "inventory", "pki", "store"},
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
-	{"capture", "deploy", "repository", "scratch"},
+	{"capture", "deploy", "foreign", "repository", "scratch"},
 	{"backup", "restore"},
 	{"unitaction", "verify"},
 	{"agent", "cli", "juju"},

@@ -3,7 +3,7 @@
 //
 // Beside an archive lies a SideFile that says more about it.
 //
-// Write and Walk are streaming and keep no state between calls. What Walk reads is hostile until shown otherwise: every
-// name, type and size is checked before anything is handed on, and nothing is ever written by this package. It does not
-// judge whether ./db is a sound backend; the snapshot package does.
+// Write and Walk are streaming and keep no state between calls; a Reader, which Walk is made of, belongs to one goroutine.
+// What they read is hostile until shown otherwise: every name, type and size is checked before anything is handed on, and
+// nothing is ever written by this package. It does not judge whether ./db is a sound backend; the snapshot package does.
 package archivefile

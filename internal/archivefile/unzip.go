@@ -21,21 +21,27 @@ type broken struct {
 func (b *broken) Error() string { return b.text }
 func (b *broken) Unwrap() error { return b.cause }
 
-// errMore says that an archive has an end, and that it is not the end of the file.
-var errMore = &broken{text: "read archive: there are bytes after its end"}
+// ErrMore says that an archive has an end, and that it is not the end of the file.
+var ErrMore error = &broken{text: "read archive: there are bytes after its end"}
 
-// explain gives an error of gzip's or tar's reader that is about the bytes of the archive as one that says so. Others, such
-// as those of the disk that it is read from, stay as they are.
-func explain(err error) error {
+// Broken gives an error of a decoder, about the bytes that it was given, as one that says so in words for people: they
+// are cut off, or damaged. It stays the cause.
+func Broken(err error) error {
 	if _, done := errors.AsType[*broken](err); done {
 		return err
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return &broken{text: "the archive is cut off: it ends too early", cause: err}
 	}
+	return &broken{text: fmt.Sprintf("the archive is damaged: %v", err), cause: err}
+}
+
+// explain gives an error of gzip's or tar's reader that is about the bytes of the archive as Broken does. Others, such as
+// those of the disk that it is read from, stay as they are.
+func explain(err error) error {
 	_, corrupt := errors.AsType[flate.CorruptInputError](err)
-	if corrupt || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, tar.ErrHeader) {
-		return &broken{text: fmt.Sprintf("the archive is damaged: %v", err), cause: err}
+	if corrupt || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, tar.ErrHeader) {
+		return Broken(err)
 	}
 	return err
 }
@@ -49,14 +55,6 @@ func inReading(err error) error {
 	return fmt.Errorf("read archive: %w", err)
 }
 
-// explained is a reader whose errors are explained.
-type explained struct{ io.Reader }
-
-func (e explained) Read(p []byte) (int, error) {
-	n, err := e.Reader.Read(p)
-	return n, explain(err)
-}
-
 // unzipped is what is in a gzip stream. Like the gzip program it goes on where another stream follows; it tells what is no
 // stream from one that is cut off.
 type unzipped struct {
@@ -64,7 +62,8 @@ type unzipped struct {
 	stream *gzip.Reader
 }
 
-func unzip(r *bufio.Reader) (*unzipped, error) {
+// Unzip gives what is in a gzip stream to the end of r. Errors are those of the decoder and of r.
+func Unzip(r *bufio.Reader) (io.Reader, error) {
 	z := &unzipped{r: r, stream: new(gzip.Reader)}
 	return z, z.open()
 }
@@ -93,7 +92,7 @@ func (z *unzipped) next() error {
 	case string(head) == gzipMagic:
 		return z.open()
 	case len(head) > 0:
-		return errMore
+		return ErrMore
 	}
 	return err
 }

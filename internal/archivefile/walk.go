@@ -10,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Kind is what an archive file holds.
@@ -32,6 +33,8 @@ type Entry struct {
 	Name string
 	// Size is the number of bytes that the reader gives; -1 for Bare, whose size shows only at its end.
 	Size int64
+	// Modified is the time of the file as the archive has it; zero for Bare.
+	Modified time.Time
 }
 
 // Backend tells whether the entry is the backend that the archive is about.
@@ -46,6 +49,9 @@ const (
 // memberFile are the files of a v2 data dir that etcd reads.
 var memberFile = regexp.MustCompile(`^member/(wal/[0-9a-f]{16}-[0-9a-f]{16}\.wal|snap/[0-9a-f]{16}-[0-9a-f]{16}\.snap|snap/db)$`)
 
+// MostContent bounds in bytes what an archive may unpack to: far above any backend, far below an endless stream.
+const MostContent = 1 << 40
+
 // Walk reads an archive file, or a bare backend, from r and calls visit for each file in it. visit must read the entry to
 // its end before it acts on it: the end is where a cut or damaged archive shows. Walk refuses more than limit bytes of
 // content, any name or type that an archive file does not have, the same name twice, and bytes after the end.
@@ -58,7 +64,7 @@ func Walk(r io.Reader, limit int64, visit func(Entry, io.Reader) error) (Kind, e
 	case packed:
 		return walkArchive(buffered, limit, visit)
 	}
-	return Bare, visit(Entry{Name: backendName, Size: -1}, &limited{r: buffered, left: limit})
+	return Bare, visit(Entry{Name: backendName, Size: -1}, Limit(buffered, limit))
 }
 
 // Sniff looks at the beginning of a file only. Its error is ErrNotArchive when Walk would not even start on it; what it
@@ -94,53 +100,99 @@ func sniff(r *bufio.Reader) (packed bool, err error) {
 }
 
 func walkArchive(r *bufio.Reader, limit int64, visit func(Entry, io.Reader) error) (Kind, error) {
-	stream, err := unzip(r)
+	content, err := Unzip(r)
 	if err != nil {
 		return "", inReading(err)
 	}
-	// The budget counts what comes out of the decompressor, so headers and padding of a bomb count as well.
-	content := &limited{r: stream, left: limit}
-	archive := tar.NewReader(content)
-	var kind Kind
-	seen := map[string]bool{}
+	archive := NewReader(content, limit)
 	for {
-		header, err := archive.Next()
+		entry, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return archive.Kind(), nil
 		}
 		if err != nil {
-			return "", inReading(err)
+			return "", err
+		}
+		if err := visit(entry, archive); err != nil {
+			return "", err
+		}
+	}
+}
+
+// Reader gives the files of an archive, which is unzipped already, one after the other: Next goes to a file, Read reads
+// it. It holds an archive to the rules of Walk. Other than Walk it can be left where its user wants to.
+type Reader struct {
+	limit   int64
+	content *limited
+	archive *tar.Reader
+	kind    Kind
+	seen    map[string]bool
+}
+
+// NewReader reads the tar stream of an archive. It gives an error instead of more than limit bytes of it.
+func NewReader(content io.Reader, limit int64) *Reader {
+	// The budget counts what comes out of the decompressor, so headers and padding of a bomb count as well.
+	budget := &limited{r: content, left: limit}
+	return &Reader{limit: limit, content: budget, archive: tar.NewReader(budget), seen: map[string]bool{}}
+}
+
+// Kind is what the archive holds by the files that Next gave so far.
+func (a *Reader) Kind() Kind { return a.kind }
+
+// Next goes to the next file, also where this one was not read to its end. Its error is io.EOF when there is no more, and
+// then the archive was whole to its end.
+func (a *Reader) Next() (Entry, error) {
+	for {
+		header, err := a.archive.Next()
+		if errors.Is(err, io.EOF) {
+			return Entry{}, a.end()
+		}
+		if err != nil {
+			return Entry{}, inReading(err)
 		}
 		name, err := checkHeader(header)
 		if err != nil {
-			return "", err
+			return Entry{}, err
 		}
-		if seen[name] || len(seen) >= mostEntries {
-			return "", fmt.Errorf("read archive: %q is in it twice, or it has more than %d entries", name, mostEntries)
+		if a.seen[name] || len(a.seen) >= mostEntries {
+			return Entry{}, fmt.Errorf("read archive: %q is in it twice, or it has more than %d entries", name, mostEntries)
 		}
-		seen[name] = true
-		if header.Typeflag == tar.TypeDir {
-			continue
-		}
-		entryKind := V2
-		if name == backendName {
-			entryKind = V3
-		}
-		if kind != "" && kind != entryKind {
-			return "", errors.New("read archive: it holds both ./db and ./member; one archive holds the v3 keys or the v2 keys")
-		}
-		kind = entryKind
-		if header.Size > content.left {
-			return "", fmt.Errorf("read archive: %q announces %d bytes, above the limit of %d", name, header.Size, limit)
-		}
-		if err := visit(Entry{Name: name, Size: header.Size}, explained{archive}); err != nil {
-			return "", err
+		a.seen[name] = true
+		if header.Typeflag != tar.TypeDir {
+			return a.file(name, header)
 		}
 	}
-	if kind == "" {
-		return "", errors.New("read archive: it holds neither ./db nor ./member")
+}
+
+func (a *Reader) file(name string, header *tar.Header) (Entry, error) {
+	kind := V2
+	if name == backendName {
+		kind = V3
 	}
-	return kind, checkEnd(content)
+	if a.kind != "" && a.kind != kind {
+		return Entry{}, errors.New("read archive: it holds both ./db and ./member; one archive holds the v3 keys or the v2 keys")
+	}
+	a.kind = kind
+	if header.Size > a.content.left {
+		return Entry{}, fmt.Errorf("read archive: %q announces %d bytes, above the limit of %d", name, header.Size, a.limit)
+	}
+	return Entry{Name: name, Size: header.Size, Modified: header.ModTime}, nil
+}
+
+func (a *Reader) end() error {
+	if a.kind == "" {
+		return errors.New("read archive: it holds neither ./db nor ./member")
+	}
+	if err := checkEnd(a.content); err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+// Read reads the file that Next went to.
+func (a *Reader) Read(p []byte) (int, error) {
+	n, err := a.archive.Read(p)
+	return n, explain(err)
 }
 
 // checkEnd reads the rest of the archive, which may only be tar's padding, so that gzip's own checksum is reached.
@@ -149,7 +201,7 @@ func checkEnd(content io.Reader) error {
 	for {
 		n, err := content.Read(block)
 		if len(bytes.Trim(block[:n], "\x00")) > 0 {
-			return errMore
+			return ErrMore
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -184,6 +236,9 @@ func checkHeader(header *tar.Header) (string, error) {
 	}
 	return "", fmt.Errorf("read archive: unexpected entry %q", header.Name)
 }
+
+// Limit gives what r gives, and an error instead of more than most bytes.
+func Limit(r io.Reader, most int64) io.Reader { return &limited{r: r, left: most} }
 
 // limited gives at most left bytes and then an error, unlike io.LimitedReader, which pretends an end.
 type limited struct {

@@ -22,9 +22,6 @@ import (
 	"github.com/holdfast-project/holdfast/internal/snapshot"
 )
 
-// mostContent bounds what an archive may unpack to: far above any backend, far below an endless stream.
-const mostContent = 1 << 40
-
 // finding is what verify says of a file. Its JSON form is a contract: docs/contracts/verify.md.
 type finding struct {
 	File        string `json:"file"`
@@ -120,7 +117,7 @@ func (a *app) verifyFile(ctx context.Context, name, want string) (finding, error
 	sum := sha256.New()
 	reader := &interruptible{ctx: ctx, r: io.TeeReader(file, io.MultiWriter(sum, bar))}
 	scanner := snapshot.NewScanner(snapshot.Options{})
-	kind, scanErr := archivefile.Walk(reader, mostContent, func(e archivefile.Entry, content io.Reader) error {
+	kind, scanErr := archivefile.Walk(reader, archivefile.MostContent, func(e archivefile.Entry, content io.Reader) error {
 		found.Files++
 		if path.Base(e.Name) != "db" { // A part of the log of a v2 store.
 			_, err := datadir.CheckLogFile(e.Name, content, e.Size, nil)
@@ -222,7 +219,7 @@ func (f *finding) count(ctx context.Context, file *os.File, index *snapshot.Inde
 		return err
 	}
 	reader := &interruptible{ctx: ctx, r: io.TeeReader(file, bar)}
-	_, err := archivefile.Walk(reader, mostContent, func(_ archivefile.Entry, content io.Reader) error {
+	_, err := archivefile.Walk(reader, archivefile.MostContent, func(_ archivefile.Entry, content io.Reader) error {
 		contents, err := snapshot.ReadContents(content, index)
 		f.Keys, f.Kubernetes = contents.Keys, contents.Kubernetes
 		return err

@@ -106,9 +106,6 @@ func (u *Unit) fileSource(given, want string) (source, error) {
 	return s, nil
 }
 
-// mostContent bounds what an archive may unpack to: far above any backend, far below an endless stream.
-const mostContent = 1 << 40
-
 // unpack reads the archive once: it is summed, its names are checked, its backend is checked page by page, its other files
 // by their own checksums, and all is written to the scratch folder, if there is room for that and for the data dir.
 func (u *Unit) unpack(ctx context.Context, s *source) error {
@@ -123,7 +120,7 @@ func (u *Unit) unpack(ctx context.Context, s *source) error {
 	sum := sha256.New()
 	reader := io.TeeReader(contextReader{ctx, file}, sum)
 	scanner := snapshot.NewScanner(snapshot.Options{})
-	kind, walkErr := archivefile.Walk(reader, mostContent, func(e archivefile.Entry, content io.Reader) error {
+	kind, walkErr := archivefile.Walk(reader, archivefile.MostContent, func(e archivefile.Entry, content io.Reader) error {
 		if !e.Backend() {
 			return u.unpackMember(s, e, content, scanner)
 		}
