@@ -57,6 +57,7 @@ var homes = map[string][]string{
 	"filippo.io/age":                     {"seal"},
 	"github.com/klauspost/compress/zstd": {"seal"},
 	"github.com/minio/minio-go/v7":       {"store"},
+	"golang.org/x/oauth2":                {"store"},
 	"k8s.io":                             {},
 }
 
@@ -326,6 +327,7 @@ func TestBadTreeIsSeen(t *testing.T) {
 		"embed beside storage":       {from: ours + "restore", imports: []string{"go.etcd.io/etcd/server/v3/embed"}, want: "here in etcdproc"},
 		"S3 client at home":          {from: ours + "store/s3", imports: []string{"github.com/minio/minio-go/v7/pkg/credentials"}},
 		"S3 client abroad":           {from: ours + "repository", imports: []string{"github.com/minio/minio-go/v7"}, want: "here in store"},
+		"Google's tokens abroad":     {from: ours + "cli", imports: []string{"golang.org/x/oauth2/google"}, want: "here in store"},
 		"name that only begins so":   {from: ours + "agent", imports: []string{"go.etcd.io/bbolt-tools"}},
 		"Kubernetes types":           {from: ours + "cli", imports: []string{"k8s.io/api/core/v1"}, want: "only tests use it"},
 		"exit in main":               {from: modulePath + "/cmd/holdfast", calls: []string{"os.Exit"}},

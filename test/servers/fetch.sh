@@ -1,6 +1,8 @@
 #!/bin/sh
 # Puts the real object-storage servers that the tests run against into DIR/NAME-VERSION/NAME:
-#   versitygw   S3, on a folder; built from its Go module, pinned by the go.mod and go.sum in the folder beside this file
+#   versitygw         S3, on a folder
+#   fake-gcs-server   Google Cloud Storage, in memory
+# Each is built from its Go module, pinned by the go.mod and go.sum in the folder of its name beside this file.
 # usage: test/servers/fetch.sh DIR
 # Each server is made in a temporary folder and published by one rename, so a folder that exists is whole.
 set -eu
@@ -24,7 +26,7 @@ from_module() {
 	chmod 755 "$tmp"
 	CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off go -C "$here/$1" build \
 		-trimpath -buildvcs=false -ldflags "-s -w -X main.Version=$version" -o "$tmp/$1" "$3"
-	"$tmp/$1" --version | grep -q "$version"
+	go version -m "$tmp/$1" | grep -q "$2[[:space:]]v$version[[:space:]]" # not all have a --version
 	# Two runs at once may both get here; the second finds the first one's folder and that is fine.
 	mv -T "$tmp" "$home" 2>/dev/null || [ -x "$home/$1" ]
 	rm -rf "$tmp"
@@ -33,3 +35,4 @@ from_module() {
 }
 
 from_module versitygw github.com/versity/versitygw github.com/versity/versitygw/cmd/versitygw
+from_module fake-gcs-server github.com/fsouza/fake-gcs-server github.com/fsouza/fake-gcs-server
