@@ -168,8 +168,9 @@ func (a *app) backup() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if retain < 0 {
-				return usagef("--retain-for must be a time to come, given %s", retain)
+			until, err := retainUntil(retain)
+			if err != nil {
+				return err
 			}
 			repo, err := a.openRepository(c.Context(), &f)
 			if err != nil {
@@ -186,9 +187,7 @@ func (a *app) backup() *cobra.Command {
 			}
 			defer func() { _ = closeAll(clients) }()
 			options := backup.Options{Cluster: f.cluster, Rate: pace, NewTimeline: newTimeline, CASHA256: authority}
-			if retain > 0 {
-				options.RetainUntil = time.Now().Add(retain)
-			}
+			options.RetainUntil = until
 			return a.runBackup(c.Context(), repo, clients, options, &f)
 		},
 	}
@@ -198,8 +197,31 @@ func (a *app) backup() *cobra.Command {
 	etcd.register(a, flags)
 	flags.StringVar(&rate, "max-rate", "automatic", "pace in bytes of database per second, such as 30MB; 0 is unlimited; automatic is 60MB where etcd is on this machine")
 	flags.BoolVar(&newTimeline, "new-timeline", false, "the cluster was restored or replaced since its last backup, and that is known")
-	flags.DurationVar(&retain, "retain-for", 0, "lock the snapshot for so long, such as 720h, in stores with object lock: nobody can delete it before, whoever asks")
+	registerRetain(flags, &retain)
 	return command
+}
+
+func registerRetain(flags *pflag.FlagSet, retain *time.Duration) {
+	flags.DurationVar(retain, "retain-for", 0, "lock what is stored for so long, such as 720h, in stores with object lock: nobody can delete it before, whoever asks")
+}
+
+// retainUntil is when a lock ends; zero for none.
+func retainUntil(retain time.Duration) (time.Time, error) {
+	switch {
+	case retain < 0:
+		return time.Time{}, usagef("--retain-for must be a time to come, given %s", retain)
+	case retain == 0:
+		return time.Time{}, nil
+	}
+	return time.Now().Add(retain), nil
+}
+
+// enrollHint says how this host may sign.
+func (a *app) enrollHint(err error, writer *repository.Writer, url string) error {
+	if url == "" {
+		url = "URL"
+	}
+	return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo %s --root-key FILE %s", a.Program, url, encodePublic(writer.Public()))}
 }
 
 // parsePace reads the pace of a snapshot.
@@ -234,7 +256,7 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 	show.close()
 	switch {
 	case errors.Is(err, repository.ErrNotEnrolled):
-		return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE %s", a.Program, encodePublic(writer.Public()))}
+		return a.enrollHint(err, writer, "")
 	case errors.Is(err, backup.ErrOtherCluster), errors.Is(err, backup.ErrWentBack):
 		return hinted{err, "if the cluster was restored: --new-timeline; if it is another cluster: another --cluster name"}
 	case errors.Is(err, store.ErrUnsupported) && !options.RetainUntil.IsZero():

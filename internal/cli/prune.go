@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -101,6 +102,12 @@ func (a *app) prune() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var writer *repository.Writer
+			if yes {
+				if writer, err = a.pruner(c.Context(), repo); err != nil {
+					return err
+				}
+			}
 			clusters := []string{f.cluster}
 			if f.cluster == "" {
 				if clusters, err = repo.Clusters(c.Context()); err != nil {
@@ -113,7 +120,7 @@ func (a *app) prune() *cobra.Command {
 					return err
 				}
 			}
-			return a.runPrune(c.Context(), repo, plan, grace, yes, f.output)
+			return a.runPrune(c.Context(), repo, writer, plan, grace, f.output)
 		},
 	}
 	f.register(a, command.Flags())
@@ -192,40 +199,41 @@ func (r *pruneResult) victims() (list []repository.Victim, at []int) {
 	return list, at
 }
 
-func (a *app) runPrune(ctx context.Context, repo *repository.Repository, r pruneResult, grace time.Duration, yes bool, form string) error {
+// pruner is the signing key of this host, which may prune.
+func (a *app) pruner(ctx context.Context, repo *repository.Repository) (*repository.Writer, error) {
+	writer, err := a.writer()
+	if err != nil {
+		return nil, err
+	}
+	err = repo.MayPrune(ctx, writer)
+	if errors.Is(err, repository.ErrNotEnrolled) {
+		err = hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, encodePublic(writer.Public()))}
+	}
+	return writer, err
+}
+
+// runPrune carries out the plan when there is a writer, and says what it is or what became of it.
+func (a *app) runPrune(ctx context.Context, repo *repository.Repository, writer *repository.Writer, r pruneResult, grace time.Duration, form string) error {
 	victims, at := r.victims()
 	var failed error
-	if yes {
-		failed = a.carryOut(ctx, repo, &r, victims, at, grace)
+	if writer != nil {
+		failed = r.carryOut(ctx, repo, writer, victims, at, grace)
 		r.Done = failed == nil
 	}
 	if form == "json" {
 		return errors.Join(json.NewEncoder(a.Stdout).Encode(r), failed)
 	}
-	if err := r.write(a, yes); err != nil {
+	if err := r.write(a.Stdout, writer != nil); err != nil {
 		return err
 	}
-	if failed != nil {
-		return failed
-	}
-	if !yes && len(victims)+r.Unclaimed > 0 {
+	if writer == nil && len(victims)+r.Unclaimed > 0 {
 		fmt.Fprintln(a.Stderr, "nothing was removed: give --yes to do it")
 	}
-	return nil
+	return failed
 }
 
-// carryOut removes, and notes in r what became of each.
-func (a *app) carryOut(ctx context.Context, repo *repository.Repository, r *pruneResult, victims []repository.Victim, at []int, grace time.Duration) error {
-	writer, err := a.writer()
-	if err != nil {
-		return err
-	}
-	if err := repo.MayPrune(ctx, writer); err != nil {
-		if errors.Is(err, repository.ErrNotEnrolled) {
-			return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, encodePublic(writer.Public()))}
-		}
-		return err
-	}
+// carryOut removes, and notes what became of each.
+func (r *pruneResult) carryOut(ctx context.Context, repo *repository.Repository, writer *repository.Writer, victims []repository.Victim, at []int, grace time.Duration) error {
 	removed, err := repo.Remove(ctx, writer, victims)
 	for i, outcome := range removed {
 		one := &r.Snapshots[at[i]]
@@ -253,19 +261,19 @@ func (a *app) carryOut(ctx context.Context, repo *repository.Repository, r *prun
 	return err
 }
 
-func (r pruneResult) write(a *app, yes bool) error {
-	table := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+func (r pruneResult) write(w io.Writer, yes bool) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(r.Snapshots) > 0 {
 		fmt.Fprintln(table, "ID\tCluster\tStored\tAction\tWhy")
 	}
 	counts := map[string]int{}
-	var bytes int64
+	sizes := map[string]int64{}
 	for _, one := range r.Snapshots {
 		counts[one.Action]++
+		sizes[one.Action] += one.Stored
 		why := strings.Join(one.Reasons, ", ")
 		switch one.Action {
 		case pruneRemove, pruneRemoved:
-			bytes += one.Stored
 			why = "no rule keeps it"
 		case pruneRetained:
 			why = "locked, the store does not say until when"
@@ -278,20 +286,20 @@ func (r pruneResult) write(a *app, yes bool) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	verb, n := "to remove", counts[pruneRemove]
+	verb, action := "to remove", pruneRemove
 	if yes {
-		verb, n = "removed", counts[pruneRemoved]
+		verb, action = "removed", pruneRemoved
 	}
-	fmt.Fprintf(a.Stdout, "%s %s, %s; %s kept", plural(n, "snapshot"), verb, humanize.Bytes(uint64(bytes)), plural(counts[pruneKeep], "snapshot"))
+	fmt.Fprintf(w, "%s %s, %s; %s kept", plural(counts[action], "snapshot"), verb, humanize.Bytes(uint64(sizes[action])), plural(counts[pruneKeep], "snapshot"))
 	if counts[pruneRetained] > 0 {
-		fmt.Fprintf(a.Stdout, "; %s locked", plural(counts[pruneRetained], "snapshot"))
+		fmt.Fprintf(w, "; %s locked", plural(counts[pruneRetained], "snapshot"))
 	}
 	if yes && counts[pruneRemove] > 0 {
-		fmt.Fprintf(a.Stdout, "; %s not reached", plural(counts[pruneRemove], "snapshot"))
+		fmt.Fprintf(w, "; %s not reached", plural(counts[pruneRemove], "snapshot"))
 	}
-	fmt.Fprintln(a.Stdout)
+	fmt.Fprintln(w)
 	if r.Unclaimed > 0 {
-		fmt.Fprintf(a.Stdout, "%s without a manifest, %s, of interrupted backups %s\n", plural(r.Unclaimed, "data object"), humanize.Bytes(uint64(r.UnclaimedBytes)), verb)
+		fmt.Fprintf(w, "%s without a manifest, %s, of interrupted backups %s\n", plural(r.Unclaimed, "data object"), humanize.Bytes(uint64(r.UnclaimedBytes)), verb)
 	}
 	return nil
 }
@@ -313,15 +321,11 @@ func (a *app) setPin(use, short string, pinned bool) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			writer, err := a.writer()
+			writer, err := a.pruner(c.Context(), repo)
 			if err != nil {
 				return err
 			}
-			err = repo.SetPin(c.Context(), writer, m.Point(), pinned, reason)
-			if errors.Is(err, repository.ErrNotEnrolled) {
-				return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, encodePublic(writer.Public()))}
-			}
-			if err != nil {
+			if err := repo.SetPin(c.Context(), writer, m.Point(), pinned, reason); err != nil {
 				return err
 			}
 			state := "is pinned"

@@ -33,7 +33,8 @@ type verified struct {
 	Result   string           `json:"result"`
 	Seconds  float64          `json:"duration_s"`
 	Error    string           `json:"error,omitempty"`
-	// NotCompared is why a hash was not compared with that of the live cluster.
+	// Compared tells that the hash of the keyspace was that of the live cluster; NotCompared is why it was not compared.
+	Compared    bool               `json:"compared"`
 	NotCompared string             `json:"not-compared,omitempty"`
 	Keys        int64              `json:"keys,omitempty"`
 	Hash        uint32             `json:"hash,omitempty"`
@@ -273,7 +274,7 @@ func (v *verification) run(ctx context.Context, read repository.Read, level repo
 
 // take puts what was found out into words.
 func (v *verified) take(r verify.Result) {
-	v.Level, v.NotCompared, v.Keys, v.Hash, v.Error = r.Level, r.Uncompared, r.Keys, r.Hash, r.Problem
+	v.Level, v.Compared, v.NotCompared, v.Keys, v.Hash, v.Error = r.Level, r.Compared, r.Uncompared, r.Keys, r.Hash, r.Problem
 	for _, resource := range r.Resources {
 		v.Resources = append(v.Resources, verifiedResource(resource))
 	}
@@ -302,7 +303,11 @@ func (v verified) write(w io.Writer, form string) error {
 	if form == "json" {
 		return json.NewEncoder(w).Encode(v)
 	}
-	fmt.Fprintf(w, "%s  %s  revision %d  %s, %s\n", v.ID, v.Cluster, v.Revision, v.Result, shortDuration(v.Seconds))
+	result := v.Result
+	if result == foundReplayed && v.Compared {
+		result += ", with the hash of the live cluster"
+	}
+	fmt.Fprintf(w, "%s  %s  revision %d  %s, %s\n", v.ID, v.Cluster, v.Revision, result, shortDuration(v.Seconds))
 	if v.NotCompared != "" {
 		fmt.Fprintf(w, "  not compared: %s\n", v.NotCompared)
 	}

@@ -85,15 +85,21 @@ func (r *Repository) CheckListed(ctx context.Context, m Manifest) error {
 
 // CheckStored reads the object of a manifest and compares its sha256. No key is needed, and what is inside is not looked
 // at. observe, which may be nil, is given what is read.
-func (r *Repository) CheckStored(ctx context.Context, m Manifest, observe io.Writer) (err error) {
+func (r *Repository) CheckStored(ctx context.Context, m Manifest, observe io.Writer) error {
+	return r.CopyStored(ctx, m, io.Discard, observe)
+}
+
+// CopyStored is CheckStored, and writes the stored bytes to dst. What dst was given is worth something only when there is no
+// error.
+func (r *Repository) CopyStored(ctx context.Context, m Manifest, dst, observe io.Writer) (err error) {
 	body, err := r.openObject(ctx, m.Object)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	stored := &counted{Reader: observed(body, observe), sum: sha256.New()}
-	if _, err := io.CopyBuffer(io.Discard, stored, make([]byte, 256<<10)); err != nil {
-		return fmt.Errorf("read object %q: %w", m.Object.Name, err)
+	if _, err := io.CopyBuffer(dst, stored, make([]byte, 256<<10)); err != nil {
+		return fmt.Errorf("copy object %q: %w", m.Object.Name, err)
 	}
 	return stored.check(m.Object)
 }

@@ -45,8 +45,33 @@ type Source struct {
 	EtcdVersion string `json:"etcd-version"`
 	// CASHA256 is of the certificate authority of etcd's clients, in DER; "" when the connection was not TLS.
 	CASHA256 string `json:"ca-sha256,omitempty"`
-	// Role of the member when the snapshot was taken: "follower", "leader" or "alone".
+	// Role of the member when the snapshot was taken: "follower", "leader" or "alone"; "" for a file.
 	Role string `json:"role"`
+	// File is where an imported snapshot is from; nil for one of a live member.
+	File *File `json:"file,omitempty"`
+	// Copied is where a copy is from; nil for an original.
+	Copied *Copied `json:"copied,omitempty"`
+}
+
+// File is a file that a snapshot was imported from. What it says of it is hearsay.
+type File struct {
+	// Name is without folders, Form how the backend was packed, Tool what made it, as far as that could be told.
+	Name string `json:"name"`
+	Form string `json:"form"`
+	Tool string `json:"tool,omitempty"`
+	// Taken is when the file says that it was taken, TakenFrom where it says so; left out when it does not.
+	Taken     time.Time `json:"taken,omitzero"`
+	TakenFrom string    `json:"taken-from,omitempty"`
+	// Checksum tells whether etcd's own sha256 was in the file. Where it was not, the snapshot got one.
+	Checksum bool `json:"checksum"`
+}
+
+// Copied is the snapshot of another repository that a copy was made of.
+type Copied struct {
+	Repository string `json:"repository"`
+	// Manifest is the sha256 of the manifest there, Signer who signed it.
+	Manifest string      `json:"manifest"`
+	Signer   Fingerprint `json:"signer"`
 }
 
 // Content is what was sealed: a backend file, and what it says of itself.

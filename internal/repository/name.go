@@ -43,6 +43,14 @@ type Timeline string
 
 var timelinePattern = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
+// CheckTimeline refuses what cannot name a timeline.
+func CheckTimeline(text string) error {
+	if !timelinePattern.MatchString(text) {
+		return fmt.Errorf("timeline %q: want 16 hexadecimal digits, as list shows them", text)
+	}
+	return nil
+}
+
 func newTimeline() Timeline { return Timeline(randomHex(8)) }
 
 // ID names one snapshot within its cluster: when its backup began and 8 random digits.

@@ -124,10 +124,10 @@ func (r *Repository) Remove(ctx context.Context, w *Writer, victims []Victim) (o
 	return outcomes, nil
 }
 
-// MayPrune tells whether a writer may remove: ErrNotEnrolled or ErrRevoked when not.
+// MayPrune tells whether a writer may remove and pin: ErrNotEnrolled or ErrRevoked when not.
 func (r *Repository) MayPrune(ctx context.Context, w *Writer) error {
 	if _, err := r.Enrolled(ctx, w.key.Public().Fingerprint(), RolePrune); err != nil {
-		return fmt.Errorf("remove snapshots: signing key of this host: %w", err)
+		return fmt.Errorf("signing key of this host: %w", err)
 	}
 	return nil
 }

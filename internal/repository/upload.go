@@ -23,14 +23,17 @@ type Upload struct {
 	id         ID
 	started    time.Time
 	retain     time.Time
+	verbatim   bool
 
-	sealer *seal.Writer
+	sealer *seal.Writer // nil when verbatim
 	pipe   *io.PipeWriter
 	sum    hash.Hash
 	sent   int64
 	put    chan putResult
 	ended  *putResult // what put gave, once it was waited for
 	object Object
+	// finished tells that the store has all of it.
+	finished bool
 }
 
 type putResult struct {
@@ -38,10 +41,14 @@ type putResult struct {
 	err    error
 }
 
-// UploadOptions of an Upload. The zero value keeps no lock on the objects.
+// UploadOptions of an Upload. The zero value is for a snapshot that is taken now, without a lock on its objects.
 type UploadOptions struct {
 	// RetainUntil locks the objects in stores that can.
 	RetainUntil time.Time
+	// Taken is when the snapshot was taken, for one that was not taken now.
+	Taken time.Time
+	// Verbatim is the object of another repository whose stored bytes are written, as they are, and not those of a backend.
+	Verbatim *Object
 }
 
 // Upload begins a snapshot of a cluster. ctx bounds all of it.
@@ -53,29 +60,47 @@ func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOpti
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
-	now := time.Now().UTC()
-	u := &Upload{
-		repository: r, cluster: cluster, id: newID(now), started: now.Truncate(time.Millisecond), retain: opts.RetainUntil.UTC().Truncate(time.Second),
-		sum: sha256.New(), put: make(chan putResult, 1),
+	u := opts.begin(r, cluster)
+	if !u.verbatim {
+		u.object.Encryption = r.document.Encryption
+		for _, recipient := range recipients {
+			u.object.Recipients = append(u.object.Recipients, recipient.KeyID())
+		}
 	}
-	u.object = Object{Name: dataName(cluster, u.id, r.document.Encryption == Age), Encryption: r.document.Encryption}
-	for _, recipient := range recipients {
-		u.object.Recipients = append(u.object.Recipients, recipient.KeyID())
-	}
+	u.object.Name = dataName(cluster, u.id, u.object.Encryption == Age)
 	reader, pipe := io.Pipe()
 	u.pipe = pipe
 	go func() {
-		object, err := r.store.Put(ctx, u.object.Name, reader, store.PutOptions{RetainUntil: opts.RetainUntil})
+		object, err := r.store.Put(ctx, u.object.Name, reader, store.PutOptions{RetainUntil: u.retain})
 		// Whatever the store did not take must not block the sealer.
 		reader.CloseWithError(errors.Join(err, errPutEnded))
 		u.put <- putResult{object, err}
 	}()
+	if u.verbatim {
+		return u, nil
+	}
 	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: recipients}); err != nil {
 		pipe.CloseWithError(err)
 		u.wait()
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
 	return u, nil
+}
+
+// begin names an upload.
+func (o UploadOptions) begin(r *Repository, cluster string) *Upload {
+	now := time.Now().UTC()
+	u := &Upload{
+		repository: r, cluster: cluster, id: newID(now), started: now.Truncate(time.Millisecond),
+		retain: o.RetainUntil.UTC().Truncate(time.Second), sum: sha256.New(), put: make(chan putResult, 1),
+	}
+	if !o.Taken.IsZero() {
+		u.id, u.started = newID(o.Taken), o.Taken.UTC().Truncate(time.Millisecond)
+	}
+	if o.Verbatim != nil {
+		u.verbatim, u.object = true, *o.Verbatim
+	}
+	return u
 }
 
 // errPutEnded is what a write to the store gives after the store has stopped reading.
@@ -92,7 +117,12 @@ func (s sentBytes) Write(p []byte) (int, error) {
 }
 
 // Write takes the next bytes. An error is final; the caller aborts.
-func (u *Upload) Write(p []byte) (int, error) { return u.sealer.Write(p) }
+func (u *Upload) Write(p []byte) (int, error) {
+	if u.verbatim {
+		return sentBytes{u}.Write(p)
+	}
+	return u.sealer.Write(p)
+}
 
 // wait waits for the end of the put, and gives what came of it, also when it is asked again.
 func (u *Upload) wait() putResult {
@@ -106,7 +136,9 @@ func (u *Upload) wait() putResult {
 // Abort ends the upload; the store keeps nothing of it, or what no manifest will name. It may be called again.
 func (u *Upload) Abort() {
 	u.pipe.CloseWithError(errAborted)
-	u.sealer.Abort()
+	if !u.verbatim {
+		u.sealer.Abort()
+	}
 	u.wait()
 }
 
@@ -114,7 +146,7 @@ var errAborted = errors.New("upload was given up")
 
 // Finish ends the data and waits until the store has it. After an error nothing of it is visible.
 func (u *Upload) Finish() error {
-	if err := u.sealer.Close(); err != nil {
+	if err := u.endSeal(); err != nil {
 		u.pipe.CloseWithError(err)
 		// The store's own reason explains more than that it stopped reading.
 		if result := u.wait(); result.err != nil && !errors.Is(result.err, err) {
@@ -132,14 +164,25 @@ func (u *Upload) Finish() error {
 	if result.object.Size != u.sent {
 		return fmt.Errorf("store has %d bytes of object %q, sent were %d", result.object.Size, u.object.Name, u.sent)
 	}
-	u.object.Size, u.object.SHA256 = u.sent, hex.EncodeToString(u.sum.Sum(nil))
+	u.object.Size, u.object.SHA256, u.finished = u.sent, hex.EncodeToString(u.sum.Sum(nil)), true
+	return nil
+}
+
+// endSeal ends the sealed stream, or sees to it that a verbatim one is what it was to be.
+func (u *Upload) endSeal() error {
+	if !u.verbatim {
+		return u.sealer.Close()
+	}
+	if got := hex.EncodeToString(u.sum.Sum(nil)); u.sent != u.object.Size || got != u.object.SHA256 {
+		return &Mismatch{Object: u.object.Name, What: "sha256 of what was copied", Want: u.object.SHA256, Got: got}
+	}
 	return nil
 }
 
 // Publish makes the finished upload a snapshot: it completes the manifest, which says where it is from and what is in it,
 // and lets the writer sign and put it.
 func (u *Upload) Publish(ctx context.Context, w *Writer, m Manifest) (Manifest, error) {
-	if u.object.Size == 0 {
+	if !u.finished {
 		return Manifest{}, errors.New("publish snapshot: its upload is not finished")
 	}
 	m.ID, m.Cluster, m.Object = u.id, u.cluster, u.object
