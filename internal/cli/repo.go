@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-project/holdfast/internal/config"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/seal"
@@ -28,6 +29,9 @@ type repoFlags struct {
 	identity []string
 	output   string
 	quiet    bool
+
+	config string // the file of the configuration
+	usual  string // the cluster of the configuration, for commands that want one
 }
 
 // register adds the flags that most such commands have.
@@ -42,6 +46,7 @@ func (f *repoFlags) registerPlace(a *app, flags *pflag.FlagSet) {
 	flags.StringVar(&f.url, "repo", a.Getenv("HOLDFAST_REPO"), "repository: file:///srv/backups or s3://BUCKET/PREFIX?endpoint=URL (default $HOLDFAST_REPO)")
 	flags.StringVar(&f.trust, "trust", a.Getenv("HOLDFAST_TRUST"), "fingerprint of the repository's root key (default $HOLDFAST_TRUST, else what was there first)")
 	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
+	flags.StringVar(&f.config, "config", a.Getenv("HOLDFAST_CONFIG"), "configuration of this machine (default $HOLDFAST_CONFIG, else config.yaml in $HOLDFAST_HOME, else /etc/holdfast/config.yaml)")
 }
 
 func (f *repoFlags) registerCluster(flags *pflag.FlagSet) {
@@ -58,7 +63,7 @@ func (f *repoFlags) registerIdentity(a *app, flags *pflag.FlagSet) {
 
 func (f *repoFlags) check() error {
 	if f.url == "" {
-		return hinted{usagef("no repository is given"), "--repo file:///srv/backups, or set HOLDFAST_REPO"}
+		return hinted{usagef("no repository is given"), "--repo file:///srv/backups, or set HOLDFAST_REPO, or write it into the configuration"}
 	}
 	if f.output != "text" && f.output != "json" {
 		return usagef("--output must be text or json, given %q", f.output)
@@ -71,8 +76,38 @@ func (f *repoFlags) check() error {
 	return nil
 }
 
+// configure takes from the configuration of this machine what neither a flag nor a variable says.
+func (f *repoFlags) configure(a *app) error {
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	configured, _, err := config.LoadMachine(f.config, home)
+	if err != nil {
+		return err
+	}
+	c := configured.Repository
+	if f.url == "" {
+		f.url = c.URL
+	}
+	if f.url != c.URL {
+		return nil // the rest is about another repository
+	}
+	if f.trust == "" {
+		f.trust = c.Trust
+	}
+	if len(f.identity) == 0 {
+		f.identity = c.Identity
+	}
+	f.usual = c.Cluster
+	return nil
+}
+
 // openStore opens the place of a repository.
-func (f *repoFlags) openStore(ctx context.Context, create bool) (store.Store, location.Location, error) {
+func (f *repoFlags) openStore(ctx context.Context, a *app, create bool) (store.Store, location.Location, error) {
+	if err := f.configure(a); err != nil {
+		return nil, location.Location{}, err
+	}
 	if err := f.check(); err != nil {
 		return nil, location.Location{}, err
 	}
@@ -87,9 +122,9 @@ func (f *repoFlags) openStore(ctx context.Context, create bool) (store.Store, lo
 	return store.Retry(opened, store.RetryOptions{}), at, nil
 }
 
-func (a *app) pins() (repository.TrustFolder, error) {
+func (a *app) trust() (repository.TrustFolder, error) {
 	home, err := a.home()
-	return repository.TrustFolder{Dir: filepath.Join(home, "trust")}, err
+	return repository.TrustFolder{Dir: filepath.Join(home, config.TrustFolder)}, err
 }
 
 // writer is the signing key of this host.
@@ -98,52 +133,42 @@ func (a *app) writer() (*repository.Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return repository.OpenWriter(filepath.Join(home, "signer"))
+	return repository.OpenWriter(filepath.Join(home, config.SignerFolder))
 }
 
 // openRepository opens a repository that is signed by the trusted root key. The first time, what is there is trusted, said
 // and remembered.
 func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Repository, error) {
-	opened, at, err := f.openStore(ctx, false)
+	opened, at, err := f.openStore(ctx, a, false)
 	if err != nil {
 		return nil, err
 	}
-	pins, err := a.pins()
+	trust, err := a.trust()
 	if err != nil {
 		return nil, err
 	}
-	pin, pinned, err := pins.Get(at.Place())
-	if err != nil {
-		return nil, err
-	}
-	trusted := repository.Fingerprint(f.trust)
-	if trusted == "" {
-		trusted = pin.Root
-	}
-	repo, err := repository.Open(ctx, opened, trusted)
+	repo, first, err := trust.Open(ctx, opened, at.Place(), repository.Fingerprint(f.trust))
 	switch {
 	case errors.Is(err, repository.ErrNoRepository):
 		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), a.Program + " repo init --repo URL makes one"}
 	case errors.Is(err, repository.ErrUntrusted) && f.trust == "":
-		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", pins.File(at.Place()))}
+		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", trust.File(at.Place()))}
+	case errors.Is(err, repository.ErrReplaced):
+		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s", trust.File(at.Place()))}
 	case err != nil:
 		return nil, err
-	case !pinned:
-		if f.trust == "" {
-			fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
-		}
-		return repo, pins.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()})
-	case pin.Repository != repo.Document().Repository:
-		return nil, hinted{
-			fmt.Errorf("open repository %s: it is another one than before: %s, expected %s", at, repo.Document().Repository, pin.Repository),
-			fmt.Sprintf("if you know that this is right, remove %s", pins.File(at.Place())),
-		}
+	}
+	if first && f.trust == "" {
+		fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
 	}
 	return repo, nil
 }
 
 // oneCluster gives the cluster that was named, or the only one of the repository.
 func (f *repoFlags) oneCluster(ctx context.Context, repo *repository.Repository) (string, error) {
+	if f.cluster == "" {
+		f.cluster = f.usual
+	}
 	if f.cluster != "" {
 		return f.cluster, repository.CheckCluster(f.cluster)
 	}
@@ -255,7 +280,7 @@ func parseRecipients(texts []string, encryption string) ([]seal.Recipient, error
 
 // initRepository writes the root key first: a repository whose root key is lost could let nobody in.
 func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []seal.Recipient, rootKey, name string) error {
-	opened, at, err := f.openStore(ctx, true)
+	opened, at, err := f.openStore(ctx, a, true)
 	if err != nil {
 		return err
 	}
@@ -290,11 +315,11 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 			return hinted{err, fmt.Sprintf("the repository is made, and its root key is in %s: %s key enroll --root-key %s", rootKey, a.Program, rootKey)}
 		}
 	}
-	pins, err := a.pins()
+	trust, err := a.trust()
 	if err != nil {
 		return err
 	}
-	if err := pins.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
+	if err := trust.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Stderr, "the root key is in %s: move it off this machine; it is needed to let other hosts sign\n", rootKey)

@@ -51,6 +51,9 @@ type Agent struct {
 	// Inventory is the operator's inventory file, where the agent can read it; the restore guard counts the
 	// application's units in it. Empty means that the guard asks etcd and the data dir only.
 	Inventory string `yaml:"inventory,omitempty"`
+	// Home is the folder of this machine's local state: its configuration names the repository that backups go to, and its
+	// signing key signs them. Empty means that the unit makes no backups.
+	Home string `yaml:"home,omitempty"`
 }
 
 // Cluster is what etcd's --initial-cluster flags say.
@@ -119,8 +122,10 @@ func (a Agent) Validate() error {
 			bad = append(bad, fmt.Errorf("%s: %q is no absolute path", field.name, field.path))
 		}
 	}
-	if a.Inventory != "" && !filepath.IsAbs(a.Inventory) {
-		bad = append(bad, fmt.Errorf("inventory: %q is no absolute path", a.Inventory))
+	for name, file := range map[string]string{"inventory": a.Inventory, "home": a.Home} {
+		if file != "" && !filepath.IsAbs(file) {
+			bad = append(bad, fmt.Errorf("%s: %q is no absolute path", name, file))
+		}
 	}
 	if url := a.Cluster.Members[a.Record.Member]; url != a.Record.PeerURL {
 		bad = append(bad, fmt.Errorf("cluster.members: want %q with the peer URL %q, got %q", a.Record.Member, a.Record.PeerURL, url))

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/store"
 )
 
 // TrustFolder remembers which root key is trusted at which place, a file for each place.
@@ -43,6 +45,31 @@ func (p TrustFolder) Get(location string) (trust Trust, found bool, err error) {
 		return Trust{}, false, fmt.Errorf("read what is trusted at %q: file %q: %w", location, p.File(location), err)
 	}
 	return trust, true, nil
+}
+
+// ErrReplaced means that another repository is at a place than before, although the same root key signed it.
+var ErrReplaced = errors.New("it is another one than before")
+
+// Open opens the repository at a place, which must be signed by trusted or, when that is "", by the key that was trusted there
+// before. The first time, what is there is trusted and remembered; first tells so. Errors are those of Open, and ErrReplaced.
+func (p TrustFolder) Open(ctx context.Context, s store.Store, place string, trusted Fingerprint) (r *Repository, first bool, err error) {
+	known, found, err := p.Get(place)
+	if err != nil {
+		return nil, false, err
+	}
+	if trusted == "" {
+		trusted = known.Root
+	}
+	if r, err = Open(ctx, s, trusted); err != nil {
+		return nil, false, err
+	}
+	switch {
+	case !found:
+		return r, true, p.Set(Trust{Location: place, Repository: r.document.Repository, Root: r.Root()})
+	case known.Repository != r.document.Repository:
+		return nil, false, fmt.Errorf("open repository: %w: %s, expected %s", ErrReplaced, r.document.Repository, known.Repository)
+	}
+	return r, false, nil
 }
 
 // Set remembers what is trusted at a place.
