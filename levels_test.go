@@ -58,6 +58,8 @@ var homes = map[string][]string{
 	"github.com/klauspost/compress/zstd": {"seal"},
 	"github.com/minio/minio-go/v7":       {"store"},
 	"golang.org/x/oauth2":                {"store"},
+	"github.com/pkg/sftp":                {"store"},
+	"golang.org/x/crypto/ssh":            {"store"},
 	"k8s.io":                             {},
 }
 
@@ -65,10 +67,10 @@ var homes = map[string][]string{
 var processCalls = []struct {
 	what     string
 	calls    map[string][]string
-	packages []string // of internal/, beside cmd/holdfast
+	packages []string // of internal/, beside cmd/holdfast: with all below them, or one below another as "store/sftp"
 }{
 	{"ends the process", map[string][]string{"os": {"Exit"}, "syscall": {"Exit"}, "log": {"Fatal", "Fatalf", "Fatalln"}}, nil},
-	{"reads the environment", map[string][]string{"os": {"Getenv", "LookupEnv", "Environ", "ExpandEnv"}, "syscall": {"Getenv", "Environ"}}, []string{"cli", "agent", "config"}},
+	{"reads the environment", map[string][]string{"os": {"Getenv", "LookupEnv", "Environ", "ExpandEnv"}, "syscall": {"Getenv", "Environ"}}, []string{"cli", "agent", "config", "store/sftp"}}, // the last for ssh's own SSH_AUTH_SOCK
 }
 
 // goPackage is what the rules need to know of a package; its fields are those of `go list -json`.
@@ -86,7 +88,9 @@ type goPackage struct {
 // place is where a package is in the tree.
 type place struct {
 	// name is the package of internal/ that it is or is inside of; "" outside of internal/.
-	name  string
+	name string
+	// path is that of the package below internal/, such as "store/sftp"; "" outside.
+	path  string
 	level int
 	// test marks packages that are for tests: all below test/, and those of internal/ that testOnly names, with what is
 	// below them.
@@ -108,11 +112,11 @@ func placeOf(importPath string) (place, error) {
 	case top == "internal" && below != "":
 		name, _, _ := strings.Cut(below, "/")
 		if slices.ContainsFunc(strings.Split(below, "/"), testOnly) {
-			return place{name: name, test: true}, nil
+			return place{name: name, path: below, test: true}, nil
 		}
 		for level, names := range levels {
 			if slices.Contains(names, name) {
-				return place{name: name, level: level}, nil
+				return place{name: name, path: below, level: level}, nil
 			}
 		}
 	}
@@ -197,7 +201,7 @@ func checkCall(from place, call string) string {
 		if !slices.Contains(rule.calls[call[:dot]], call[dot+1:]) {
 			continue
 		}
-		if from.level == commandLevel || slices.Contains(rule.packages, from.name) {
+		if from.level == commandLevel || slices.Contains(rule.packages, from.name) || slices.Contains(rule.packages, from.path) {
 			continue
 		}
 		allowed := strings.Join(append([]string{"cmd/holdfast"}, rule.packages...), ", ")
@@ -328,13 +332,17 @@ func TestBadTreeIsSeen(t *testing.T) {
 		"S3 client at home":          {from: ours + "store/s3", imports: []string{"github.com/minio/minio-go/v7/pkg/credentials"}},
 		"S3 client abroad":           {from: ours + "repository", imports: []string{"github.com/minio/minio-go/v7"}, want: "here in store"},
 		"Google's tokens abroad":     {from: ours + "cli", imports: []string{"golang.org/x/oauth2/google"}, want: "here in store"},
+		"SFTP client at home":        {from: ours + "store/sftp", imports: []string{"github.com/pkg/sftp", "golang.org/x/crypto/ssh/agent"}},
+		"SFTP client abroad":         {from: ours + "repository", imports: []string{"golang.org/x/crypto/ssh"}, want: "here in store"},
 		"name that only begins so":   {from: ours + "agent", imports: []string{"go.etcd.io/bbolt-tools"}},
 		"Kubernetes types":           {from: ours + "cli", imports: []string{"k8s.io/api/core/v1"}, want: "only tests use it"},
 		"exit in main":               {from: modulePath + "/cmd/holdfast", calls: []string{"os.Exit"}},
 		"exit elsewhere":             {from: ours + "cli", calls: []string{"os.Exit"}, want: "that ends the process"},
 		"fatal log":                  {from: ours + "etcdproc", calls: []string{"log.Fatalf"}, want: "that ends the process"},
 		"environment at home":        {from: ours + "config", calls: []string{"os.LookupEnv"}},
-		"environment elsewhere":      {from: ours + "service", calls: []string{"os.Environ"}, want: "that reads the environment, which only cmd/holdfast, cli, agent, config may"},
+		"environment elsewhere":      {from: ours + "service", calls: []string{"os.Environ"}, want: "that reads the environment, which only cmd/holdfast, cli, agent, config, store/sftp may"},
+		"environment of ssh":         {from: ours + "store/sftp", calls: []string{"os.Getenv"}},
+		"environment beside it":      {from: ours + "store/s3", calls: []string{"os.Getenv"}, want: "that reads the environment"},
 		"environment in main":        {from: modulePath + "/cmd/holdfast", calls: []string{"os.Getenv"}},
 		"harmless call":              {from: ours + "history", calls: []string{"os.Open", "os.Exiting"}},
 	} {
