@@ -16,8 +16,11 @@ unexport ETCDCTL_API ETCDCTL_ENDPOINTS ETCDCTL_CACERT ETCDCTL_CERT ETCDCTL_KEY
 
 # PACKAGES are what the tests need from Debian: a C compiler for the race detector, strace, which kills a process at its
 # Nth sync, rename or link, curl for the examples of the agent API, age and zstd as judges of what is stored, and OpenSSH's
-# server, of which each test of SFTP runs its own on loopback. Debian starts one on port 22 too; the tests leave it alone.
-PACKAGES := gcc libc6-dev strace curl age zstd openssh-server
+# server, of which each test of SFTP runs its own on loopback. Debian starts one on port 22 too; the tests leave it alone. The
+# Azure server runs in node, from 18 on, and npm gets it: where there are some, from wherever they came, Debian's are not
+# asked for.
+PACKAGES := gcc libc6-dev strace curl age zstd openssh-server \
+	$(shell command -v node >/dev/null || echo nodejs) $(shell command -v npm >/dev/null || echo npm)
 # TEST_TIMEOUT is for the tests of one package. The slowest take some minutes on 2 cores.
 TEST_TIMEOUT ?= 10m
 # FUZZTIME is for each fuzz test: enough to see that it runs and to find the plain mistakes. It is a number of inputs, as Go

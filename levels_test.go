@@ -60,6 +60,7 @@ var homes = map[string][]string{
 	"golang.org/x/oauth2":                {"store"},
 	"github.com/pkg/sftp":                {"store"},
 	"golang.org/x/crypto/ssh":            {"store"},
+	"github.com/Azure":                   {"store"},
 	"k8s.io":                             {},
 }
 
@@ -330,6 +331,8 @@ func TestBadTreeIsSeen(t *testing.T) {
 		"etcd server storage":        {from: ours + "restore", imports: []string{"go.etcd.io/etcd/server/v3/storage/wal"}},
 		"embed beside storage":       {from: ours + "restore", imports: []string{"go.etcd.io/etcd/server/v3/embed"}, want: "here in etcdproc"},
 		"S3 client at home":          {from: ours + "store/s3", imports: []string{"github.com/minio/minio-go/v7/pkg/credentials"}},
+		"Azure client at home":       {from: ours + "store/azure", imports: []string{"github.com/Azure/azure-sdk-for-go/sdk/azidentity"}},
+		"Azure client abroad":        {from: ours + "cli", imports: []string{"github.com/Azure/azure-sdk-for-go/sdk/azcore"}, want: "here in store"},
 		"S3 client abroad":           {from: ours + "repository", imports: []string{"github.com/minio/minio-go/v7"}, want: "here in store"},
 		"Google's tokens abroad":     {from: ours + "cli", imports: []string{"golang.org/x/oauth2/google"}, want: "here in store"},
 		"SFTP client at home":        {from: ours + "store/sftp", imports: []string{"github.com/pkg/sftp", "golang.org/x/crypto/ssh/agent"}},
