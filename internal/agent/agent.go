@@ -91,6 +91,9 @@ func Open(c config.Agent, o Options) (_ *Agent, err error) {
 	if c.Inventory != "" {
 		a.unit.ApplicationUnits = a.applicationUnits
 	}
+	if c.Home != "" {
+		a.unit.Vault = a.vault
+	}
 	a.runner, err = action.OpenRunner(action.Options{
 		Dir: filepath.Join(c.StateDir, "journal"), Unit: c.Unit, Actions: a.unit.Actions(), Logger: a.log,
 	})

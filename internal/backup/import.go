@@ -134,6 +134,10 @@ func (o ImportOptions) transfer(ctx context.Context, upload io.Writer, content i
 		return info, err
 	}
 	if !info.Trailer {
+		// A file that was copied has whole pages only. What is behind them is no checksum of these bytes.
+		if extra := info.Size % int64(info.PageSize); extra != 0 {
+			return info, fmt.Errorf("it has %d bytes behind its last page, which are not etcd's checksum", extra)
+		}
 		if _, err := upload.Write(info.SHA256[:]); err != nil {
 			return info, err
 		}

@@ -2,15 +2,10 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -63,7 +58,7 @@ func (f *etcdFlags) dial(a *app) (clients []*member.Client, authority string, er
 		if config, err = pki.ClientTLS(files); err != nil {
 			return nil, "", err
 		}
-		if authority, err = authoritySum(files.CA); err != nil {
+		if authority, err = pki.AuthoritySum(files.CA); err != nil {
 			return nil, "", err
 		}
 	}
@@ -130,23 +125,6 @@ func (a *app) endpointsOf(text string) (endpoints []string, files unit.TLSFiles,
 		endpoints = append(endpoints, record.ClientURLs...)
 	}
 	return endpoints, pki.Files(deploy.OperatorFolder(home), "etcd"), nil
-}
-
-// authoritySum gives the sha256 of the first certificate of a file, in DER.
-func authoritySum(file string) (string, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("read certificate authority: %w", err)
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return "", fmt.Errorf("read certificate authority %q: it holds no certificate", file)
-	}
-	if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-		return "", fmt.Errorf("read certificate authority %q: %w", file, err)
-	}
-	sum := sha256.Sum256(block.Bytes)
-	return hex.EncodeToString(sum[:]), nil
 }
 
 func (a *app) backup() *cobra.Command {
@@ -221,7 +199,7 @@ func (a *app) enrollHint(err error, writer *repository.Writer, url string) error
 	if url == "" {
 		url = "URL"
 	}
-	return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo %s --root-key FILE %s", a.Program, url, encodePublic(writer.Public()))}
+	return hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo %s --root-key FILE %s", a.Program, url, writer.Public())}
 }
 
 // parsePace reads the pace of a snapshot.

@@ -207,7 +207,7 @@ func (a *app) pruner(ctx context.Context, repo *repository.Repository) (*reposit
 	}
 	err = repo.MayPrune(ctx, writer)
 	if errors.Is(err, repository.ErrNotEnrolled) {
-		err = hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, encodePublic(writer.Public()))}
+		err = hinted{err, fmt.Sprintf("on the machine that has the root key: %s key enroll --repo URL --root-key FILE --role prune %s", a.Program, writer.Public())}
 	}
 	return writer, err
 }

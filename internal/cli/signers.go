@@ -15,11 +15,9 @@ import (
 	"github.com/holdfast-project/holdfast/internal/repository"
 )
 
-// encodePublic is the text form of a public key that signs.
-func encodePublic(key repository.PublicKey) string { return base64.StdEncoding.EncodeToString(key) }
-
 func (a *app) keyShow() *cobra.Command {
-	return &cobra.Command{
+	var fingerprint bool
+	command := &cobra.Command{
 		Use:   "show",
 		Short: "Print the public half of this host's signing key",
 		Args:  cobra.NoArgs,
@@ -28,10 +26,16 @@ func (a *app) keyShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(a.Stdout, encodePublic(writer.Public()))
+			if fingerprint {
+				fmt.Fprintln(a.Stdout, writer.Public().Fingerprint())
+				return nil
+			}
+			fmt.Fprintln(a.Stdout, writer.Public())
 			return nil
 		},
 	}
+	command.Flags().BoolVar(&fingerprint, "fingerprint", false, "print its fingerprint instead, as key revoke takes it")
+	return command
 }
 
 // usualRoles are those of a host that backs up and looks after its backups. Who may prune is decided by itself.

@@ -54,12 +54,13 @@ func (a *app) verify() *cobra.Command {
 		Long: "Check snapshot archives, or files of etcdctl snapshot save: the sha256 of FILE.sha256 or --sha256, the archive itself,\n" +
 			"etcd's own checksum, and every page of the database. It reads the files twice and writes nothing. The version of etcd is\n" +
 			"that of FILE.json where there is one, which must be about this archive, or what the data tells.\n\n" +
-			"With --repo or --level, or with HOLDFAST_REPO and no word, it checks snapshots of a repository: the named ones, or all. At the level listing: signatures,\n" +
-			"numbering, and that the data is there. At the level checksum also the data: with --identity down to every page of the\n" +
-			"database, without it the sha256 of what is stored. At the level replay etcd's own code opens the database, and its hash is\n" +
-			"compared with the one that the live cluster had. At the level drill it is restored into an etcd that starts on this\n" +
-			"machine, where only this user reaches it, is read back, compared, and removed. Results are signed and kept in the\n" +
-			"repository, for list. What is wrong is named, and the exit code is 3.",
+			"With --repo or --level, or without a word where HOLDFAST_REPO or the configuration names a repository, it checks snapshots\n" +
+			"of a repository: the named ones, or all. At the level listing: signatures, numbering, and that the data is there. At the\n" +
+			"level checksum also the data: with --identity down to every page of the database, without it the sha256 of what is stored.\n" +
+			"At the level replay etcd's own code opens the database, and its hash is compared with the one that the live cluster had.\n" +
+			"At the level drill it is restored into an etcd that starts on this machine, where only this user reaches it, is read back,\n" +
+			"compared, and removed. Results are signed and kept in the repository, for list. What is wrong is named, and the exit code\n" +
+			"is 3.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
@@ -67,6 +68,11 @@ func (a *app) verify() *cobra.Command {
 			}
 			if want != "" && len(args) > 1 {
 				return usagef("--sha256 goes with one file, given %d", len(args))
+			}
+			if len(args) == 0 {
+				if err := f.configure(a); err != nil {
+					return err
+				}
 			}
 			if c.Flags().Changed("repo") || c.Flags().Changed("level") || len(args) == 0 && f.url != "" {
 				f.output = output

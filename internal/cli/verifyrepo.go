@@ -212,8 +212,8 @@ func (v *verification) lastVerified(ctx context.Context, cluster string) (map[re
 	last := map[repository.ID]time.Time{}
 	for _, read := range reads {
 		one := read.Verification
-		if read.Err == nil && depth(one.Level) >= depth(v.level) && one.ID.Time.After(last[one.Snapshot]) {
-			last[one.Snapshot] = one.ID.Time
+		if read.Err == nil && depth(one.Level) >= depth(v.level) && one.Started.After(last[one.Snapshot]) {
+			last[one.Snapshot] = one.Started
 		}
 	}
 	return last, nil
@@ -255,7 +255,7 @@ func (v *verification) one(ctx context.Context, read repository.Read) (verified,
 	}
 	one.take(result)
 	if v.writer != nil {
-		if _, err := v.repo.RecordVerification(ctx, v.writer, read, result.Started, result.Verification); err != nil {
+		if _, err := v.repo.RecordVerification(ctx, v.writer, read, result.Verification); err != nil {
 			v.notRecorded = err
 		} else {
 			one.Recorded = true

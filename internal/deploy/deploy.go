@@ -167,7 +167,7 @@ func (p *Provider) prepare(inv *inventory.Inventory, name unit.Name, cluster con
 	}
 	agent := config.Agent{
 		Unit: name, Record: record, StateDir: filepath.Join(folder, "state"), TLS: agentTLS,
-		Cluster: cluster, Inventory: filepath.Join(p.Home, "inventory.yaml"),
+		Cluster: cluster, Inventory: filepath.Join(p.Home, "inventory.yaml"), Home: p.Home,
 	}
 	if err := agent.Validate(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -38,6 +39,9 @@ func (k PublicKey) Fingerprint() Fingerprint {
 	sum := sha256.Sum256(k)
 	return Fingerprint(hex.EncodeToString(sum[:]))
 }
+
+// String is the text form.
+func (k PublicKey) String() string { return base64.StdEncoding.EncodeToString(k) }
 
 func (k PublicKey) check() error {
 	if len(k) != ed25519.PublicKeySize {

@@ -35,7 +35,7 @@ func TestRoles(t *testing.T) {
 	read := w.only(t, w.Repository, "prod")
 
 	// A verifier verifies, and neither backs up nor prunes nor pins.
-	v, err := w.RecordVerification(t.Context(), other, read, time.Now(), Verification{Level: LevelChecksum, Passed: true})
+	v, err := w.RecordVerification(t.Context(), other, read, Verification{Started: time.Now(), Level: LevelChecksum, Passed: true})
 	must(t, err)
 	if err := w.MayPrune(t.Context(), other); !errors.Is(err, ErrNotEnrolled) {
 		t.Errorf("prune: %v", err)
@@ -75,7 +75,7 @@ func TestRevoke(t *testing.T) {
 	w := newWorld(t, None)
 	m := w.add(t, "prod", backend(t, 0))
 	read := w.only(t, w.Repository, "prod")
-	_, err := w.RecordVerification(t.Context(), w.writer, read, time.Now(), Verification{Level: LevelChecksum, Passed: true})
+	_, err := w.RecordVerification(t.Context(), w.writer, read, Verification{Started: time.Now(), Level: LevelChecksum, Passed: true})
 	must(t, err)
 	must(t, w.SetPin(t.Context(), w.writer, m.Point(), true, "why"))
 	key := w.writer.Public().Fingerprint()
@@ -187,7 +187,7 @@ func TestProofOf(t *testing.T) {
 	snapshot.Point.ID = newID(time.Now())
 	start := time.Now()
 	made := func(minute int, level Level, passed, compared bool) VerificationRead {
-		v := Verification{ID: newID(start.Add(time.Duration(minute) * time.Minute)), Snapshot: snapshot.Point.ID, Manifest: "m", Level: level, Passed: passed, Compared: compared}
+		v := Verification{Started: start.Add(time.Duration(minute) * time.Minute), Snapshot: snapshot.Point.ID, Manifest: "m", Level: level, Passed: passed, Compared: compared}
 		return VerificationRead{Verification: v}
 	}
 	forged := made(9, LevelDrill, true, true)
@@ -226,7 +226,7 @@ func TestRemove(t *testing.T) {
 	must(t, err)
 	reads, _, err := w.Snapshots(t.Context(), "prod")
 	must(t, err)
-	_, err = w.RecordVerification(t.Context(), w.writer, reads[0], time.Now(), Verification{Level: LevelChecksum, Passed: true})
+	_, err = w.RecordVerification(t.Context(), w.writer, reads[0], Verification{Started: time.Now(), Level: LevelChecksum, Passed: true})
 	must(t, err)
 	must(t, w.SetPin(t.Context(), w.writer, first.Point(), true, "a while"))
 	must(t, w.SetPin(t.Context(), w.writer, first.Point(), false, "no more"))

@@ -64,7 +64,8 @@ type Verification struct {
 	// Keys counts the keys that were read back.
 	Keys int64 `json:"keys,omitempty"`
 
-	// Seconds is how long it took.
+	// Started is when it began, and Seconds how long it took.
+	Started time.Time   `json:"started"`
 	Seconds float64     `json:"duration_s"`
 	Signer  Fingerprint `json:"signer"`
 }
@@ -117,8 +118,8 @@ func parseVerification(name, cluster string) (verificationRef, error) {
 const mostProblem = 1000
 
 // RecordVerification signs what was found out about a snapshot, and puts it beside it. read is the manifest that it is
-// about; started is when the verification began.
-func (r *Repository) RecordVerification(ctx context.Context, w *Writer, read Read, started time.Time, v Verification) (Verification, error) {
+// about.
+func (r *Repository) RecordVerification(ctx context.Context, w *Writer, read Read, v Verification) (Verification, error) {
 	if read.Err != nil {
 		return v, errors.New("record verification: its manifest cannot be believed, so there is nothing that it could be about")
 	}
@@ -127,7 +128,8 @@ func (r *Repository) RecordVerification(ctx context.Context, w *Writer, read Rea
 		return v, fmt.Errorf("record verification: %w", err)
 	}
 	v.Format, v.Repository, v.Cluster, v.Snapshot = verificationFormat, r.document.Repository, read.Point.Cluster, read.Point.ID
-	v.ID, v.Manifest, v.Signer = newID(started), read.SHA256, own
+	v.Started = v.Started.UTC().Truncate(time.Millisecond)
+	v.ID, v.Manifest, v.Signer = newID(v.Started), read.SHA256, own
 	v.Problem = v.Problem[:min(len(v.Problem), mostProblem)]
 	signed, err := sign(v, w.key)
 	if err != nil {
@@ -253,12 +255,12 @@ func ProofOf(snapshot Read, reads []VerificationRead) Proof {
 			valid = append(valid, v)
 		}
 	}
-	slices.SortStableFunc(valid, func(a, b Verification) int { return a.ID.compare(b.ID) })
+	slices.SortStableFunc(valid, func(a, b Verification) int { return cmp.Or(a.Started.Compare(b.Started), a.ID.compare(b.ID)) })
 	rank := func(s Standing) int {
 		return slices.Index([]Standing{StandingStored, StandingVerified, StandingProven}, s)
 	}
 	for _, v := range valid {
-		now := Proof{Standing: standingBy(v), At: v.ID.Time, Level: v.Level}
+		now := Proof{Standing: standingBy(v), At: v.Started, Level: v.Level}
 		switch {
 		case !v.Passed:
 			proof = now

@@ -60,7 +60,9 @@ type Unit struct {
 	Scratch string
 	// ApplicationUnits lists the units of the application in the operator's inventory. Nil where there is none.
 	ApplicationUnits func() ([]unit.Name, error)
-	Logger           *slog.Logger
+	// Vault opens where the backups of the unit's cluster go, anew for each action. Nil where there is nowhere.
+	Vault  func(ctx context.Context) (Vault, error)
+	Logger *slog.Logger
 
 	// recovered is what RecoverData found.
 	recovered datadir.Outcome
@@ -69,7 +71,7 @@ type Unit struct {
 // Actions lists what the unit can do, in the order that people see.
 func (u *Unit) Actions() []action.Action {
 	return []action.Action{
-		&alarmDisarm{u}, &alarmList{u}, &compact{u}, &defrag{u}, &health{u},
+		&alarmDisarm{u}, &alarmList{u}, &compact{u}, &createBackup{u}, &defrag{u}, &health{u}, &listBackups{u},
 		&clientCredentials{u}, &restoreAction{u}, &snapshotAction{u},
 	}
 }

@@ -46,8 +46,6 @@ type Options struct {
 // Result is what Run found out: what can be recorded, and what is only for the person.
 type Result struct {
 	repository.Verification
-	// Started is when it began.
-	Started time.Time
 	// Resources are the keys by the kind of Kubernetes object, at the levels replay and drill.
 	Resources []Resource
 }
@@ -55,8 +53,8 @@ type Result struct {
 // Run looks at a snapshot. What is wrong with it is in the result; the error is for what kept it from being looked at, such
 // as a store that does not answer, a key that is missing (seal.ErrNoIdentity, seal.ErrEncrypted) or no space left.
 func Run(ctx context.Context, repo *repository.Repository, read repository.Read, level repository.Level, o Options) (Result, error) {
-	result := Result{Started: time.Now()}
-	result.Level = level
+	var result Result
+	result.Level, result.Started = level, time.Now()
 	if read.Err != nil {
 		return result, read.Err
 	}
