@@ -64,7 +64,7 @@ func (a *app) deploy() *cobra.Command {
 			if units < 1 {
 				return usagef("--units must be at least 1, given %d", units)
 			}
-			attachments, err := a.parseAttachments(resources)
+			attachments, err := a.parseAttachments(c.Context(), resources)
 			if err != nil {
 				return err
 			}
