@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -42,15 +41,19 @@ func (a *app) parseAttachments(ctx context.Context, words []string) ([]attachmen
 }
 
 func (a *app) checkAttachment(ctx context.Context, name, file string) error {
-	_, err := a.verifyFile(ctx, file, "")
-	_, unreadable := errors.AsType[*fs.PathError](err)
+	opened, _, err := openRegular(file)
+	if err != nil {
+		return fmt.Errorf("attach resource %q: %w", name, err)
+	}
+	if err := opened.Close(); err != nil {
+		return err
+	}
+	_, err = a.verifyFile(ctx, file, "")
 	switch {
 	case err == nil || errors.Is(err, errInterrupted):
 		return err
 	case errors.Is(err, archivefile.ErrNotArchive) && !errors.Is(err, archivefile.ErrEmpty):
 		err = fmt.Errorf("attach resource %q: %q is %w", name, file, err)
-	case unreadable:
-		return fmt.Errorf("attach resource %q: %w", name, err)
 	default:
 		err = fmt.Errorf("attach resource %q: %q: %w", name, file, err)
 	}
