@@ -69,7 +69,7 @@ type restoration struct {
 }
 
 // untouched is said of every restore that did not get as far as the switch.
-const untouched = "etcd's data was not touched"
+const untouched = "the data of etcd was not touched"
 
 func (a *restoreAction) Run(ctx context.Context, call *action.Call) error {
 	err := a.run(ctx, call)

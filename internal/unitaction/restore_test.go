@@ -172,7 +172,7 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		call, err := w.run(ctx, "restore", tt.params)
 		cancel(nil)
 		w.attached, w.attachedSHA256, w.ApplicationUnits, w.ServerVersion, w.Scratch = attached, sum, nil, version, scratch
-		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasSuffix(err.Error(), "; etcd's data was not touched") {
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasSuffix(err.Error(), "; the data of etcd was not touched") {
 			t.Errorf("%s: %v, want %q", name, err, tt.want)
 		}
 		if call != nil && len(call.Results()) != 0 {
@@ -191,7 +191,7 @@ func checkUndone(t *testing.T, w *world) {
 	skip := map[string]any{"skip-backup": true, "health-timeout": "2s"}
 	before := w.fingerprint(t, true)
 	w.Service = &faulty{Service: real, hold: errors.New("hold etcd: it does not end")}
-	if _, err := w.run(t.Context(), "restore", skip); err == nil || err.Error() != "hold etcd: it does not end; etcd's data was not touched" {
+	if _, err := w.run(t.Context(), "restore", skip); err == nil || err.Error() != "hold etcd: it does not end; the data of etcd was not touched" {
 		t.Errorf("etcd does not stop: %v", err)
 	}
 	if after := w.fingerprint(t, true); after != before {
@@ -271,7 +271,7 @@ func checkRestored(t *testing.T, w *world, want keyspace.State) {
 		t.Errorf("recover: %q, %v", outcome, err)
 	}
 	other := &action.Call{TaskID: "11111111-07d7-4697-8471-60156f87b1b4", Params: call.Params}
-	if outcome, err := (&restoreAction{w.Unit}).Recover(t.Context(), other); err != nil || outcome != "left-overs were removed; etcd's data was not touched" {
+	if outcome, err := (&restoreAction{w.Unit}).Recover(t.Context(), other); err != nil || outcome != "left-overs were removed; the data of etcd was not touched" {
 		t.Errorf("recover of another: %q, %v", outcome, err)
 	}
 	if results := other.Results(); len(results) != 0 {
