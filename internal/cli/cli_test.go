@@ -169,6 +169,8 @@ func TestExitCodesAndHints(t *testing.T) {
 		"lost":         {wrap(&lostError{action.Task{ID: "x", Unit: unit.Name{Application: "etcd"}}, api.ErrUnreachable}), 1, "holdfast start etcd, then holdfast show-action-output x"},
 		"late":         {juju.NewTimeoutError(juju.Juju3, []action.Task{{Number: 7, Status: action.Running}}), 1, "the action goes on: holdfast show-task 7, or holdfast cancel-task 7"},
 		"no such home": {wrap(&fs.PathError{Op: "open", Path: home + "/inventory.yaml", Err: fs.ErrPermission}), 1, "the home is " + home + ", and must be a folder that you can write to; HOLDFAST_HOME names another one"},
+		"above it":     {wrap(&fs.PathError{Op: "mkdir", Path: filepath.Dir(home), Err: syscall.ENOENT}), 1, "the home is " + home + ", and must be a folder that you can write to; HOLDFAST_HOME names another one"},
+		"of a unit":    {wrap(&fs.PathError{Op: "open", Path: home + "/units/etcd-0", Err: fs.ErrPermission}), 1, ""},
 		"not ours":     {wrap(&fs.PathError{Op: "open", Path: "/x", Err: fs.ErrPermission}), 1, ""},
 		"refused":      {wrap(&api.StatusError{Code: 409}), 1, ""},
 		"hinted":       {wrap(hinted{inventory.ErrNotFound, "try this"}), 1, "try this"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
@@ -74,7 +75,7 @@ func (a *app) hint(err error) string {
 	case errors.As(err, &own):
 		return own.hint
 	case errors.As(err, &usage), errors.As(err, &jujuUsage):
-		if a.ran != nil && a.ran.HasParent() {
+		if a.ran != nil && a.ran.HasParent() && a.ran.Name() != "help" {
 			return a.ran.CommandPath() + " --help"
 		}
 		return a.Program + " --help"
@@ -84,8 +85,9 @@ func (a *app) hint(err error) string {
 		return fmt.Sprintf("%s start %s, then %s show-action-output %s", a.Program, lost.task.Unit.Application, a.Program, lost.task.ID)
 	case errors.Is(err, inventory.ErrNotFound):
 		return fmt.Sprintf("%s status lists the applications and units%s", a.Program, a.whatExists())
-	case errors.Is(err, fs.ErrPermission):
-		return a.whoseHome(err)
+	case a.homeUnusable(err):
+		home, _ := a.home() // there is one, or it would not be unusable
+		return fmt.Sprintf("the home is %s, and must be a folder that you can write to; HOLDFAST_HOME names another one", home)
 	case errors.Is(err, api.ErrUnreachable):
 		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run", a.Program, a.Program)
 	case errors.Is(err, action.ErrLocked):
@@ -117,12 +119,20 @@ func (a *app) whatExists() string {
 	return ": " + joinNames(names)
 }
 
-// whoseHome names the folder of all state where that is what may not be read or written.
-func (a *app) whoseHome(err error) string {
+// homeUnusable tells whether an error is that the folder of all state cannot be made, read or written.
+func (a *app) homeUnusable(err error) bool {
 	file, is := errors.AsType[*fs.PathError](err)
-	home, homeErr := a.home()
-	if !is || homeErr != nil || file.Path != home && !strings.HasPrefix(file.Path, home+"/") && !strings.HasPrefix(home, file.Path+"/") {
-		return ""
+	if !is {
+		return false
 	}
-	return fmt.Sprintf("the home is %s, and must be a folder that you can write to; HOLDFAST_HOME names another one", home)
+	home, err := a.home()
+	if err != nil {
+		return false
+	}
+	why := file.Op == "mkdir"
+	for _, reason := range []error{fs.ErrPermission, syscall.EROFS, syscall.ENOTDIR} {
+		why = why || errors.Is(file.Err, reason)
+	}
+	above := file.Path == home || strings.HasPrefix(home, strings.TrimSuffix(file.Path, "/")+"/")
+	return why && (above || strings.HasPrefix(file.Path, inventoryFile(home)))
 }
