@@ -414,7 +414,7 @@ func (a *app) notRemoved(err error) error {
 	case !is:
 		return err
 	case down.NoQuorum:
-		return hinted{err, fmt.Sprintf("%s start %s; of what is gone for good, restore a snapshot into a new application", a.Program, down.Application)}
+		return hinted{err, fmt.Sprintf("%s start %s; if they are gone for good, restore a snapshot into a new application", a.Program, down.Application)}
 	}
 	names := make([]string, len(down.Down))
 	for i, name := range down.Down {
