@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/holdfast-project/holdfast/internal/unit"
 )
@@ -53,6 +54,8 @@ type Call struct {
 	Program string
 	// Params are the checked parameters, defaults included.
 	Params Params
+	// Started is when the task started.
+	Started time.Time
 	// Log receives what Logf is called with. Nil drops it.
 	Log func(line string)
 

@@ -62,3 +62,15 @@ var (
 	// ErrCancelled is the cause of an action's context once Cancel was asked for.
 	ErrCancelled = errors.New("cancelled on request")
 )
+
+// OutcomeError is the error of an action that also says what has become of what it works on, in one clause: people ask
+// for it whatever went wrong. It is said too where the agent's stop is the reason, in place of the error.
+type OutcomeError struct {
+	Err     error
+	Outcome string
+}
+
+// Error gives the error, then the outcome.
+func (e *OutcomeError) Error() string { return e.Err.Error() + "; " + e.Outcome }
+
+func (e *OutcomeError) Unwrap() error { return e.Err }

@@ -145,6 +145,9 @@ func (r *Runner) runTask(ctx context.Context, id string) error {
 			t.Status, t.Message = Aborted, messageOf(err)
 		case stopped:
 			t.Status, t.Message = Failed, messageStopped
+			if told, is := errors.AsType[*OutcomeError](err); is {
+				t.Message = shorten(messageStopped+": "+told.Outcome, maxMessage)
+			}
 		default:
 			t.Status, t.Message = Failed, messageOf(err)
 		}
@@ -261,6 +264,7 @@ func (r *Runner) call(t Task) *Call {
 		Unit:    t.Unit,
 		Program: t.Program,
 		Params:  t.Params,
+		Started: t.Started,
 		Log:     func(line string) { r.log(t.ID, line) },
 	}
 }

@@ -26,6 +26,7 @@ func TestRunnerStop(t *testing.T) {
 	}{
 		"obedient":  {func(ctx context.Context) error { return fmt.Errorf("x: %w", ctx.Err()) }, false, Failed, messageStopped, nil},
 		"cause":     {func(ctx context.Context) error { return context.Cause(ctx) }, false, Failed, messageStopped, nil},
+		"outcome":   {func(ctx context.Context) error { return &OutcomeError{ctx.Err(), "nothing was touched"} }, false, Failed, messageStopped + ": nothing was touched", nil},
 		"other":     {func(context.Context) error { return errors.New("rolled back badly") }, false, Failed, messageStopped, []string{"rolled back badly"}},
 		"done":      {func(context.Context) error { return nil }, false, Completed, "", nil},
 		"cancelled": {func(context.Context) error { return errors.New("undone") }, true, Aborted, "undone", []string{"undone"}},

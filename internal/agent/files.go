@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -51,7 +52,19 @@ func (a *Agent) made(file string) bool {
 }
 
 func (a *Agent) notServed(file string) error {
-	return refusal{http.StatusForbidden, fmt.Errorf("open %q: unit %q does not serve that folder", file, a.config.Unit)}
+	return refusal{http.StatusForbidden, fmt.Errorf("open %q: unit %q does not serve that folder; it serves %s",
+		file, a.config.Unit, strings.Join(a.shownFolders(), ", "))}
+}
+
+// shownFolders are the served folders without those that are inside of another.
+func (a *Agent) shownFolders() []string {
+	var shown []string
+	for _, folder := range a.config.ServedFolders() {
+		if folder = path.Clean(folder); !a.served(folder) && !slices.Contains(shown, folder) {
+			shown = append(shown, folder)
+		}
+	}
+	return shown
 }
 
 // fileError tells the caller about a file by the name that it asked for, and finds the status.

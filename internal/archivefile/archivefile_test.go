@@ -275,7 +275,7 @@ func TestHostileArchives(t *testing.T) {
 		archive []byte
 		want    string
 	}{
-		"empty file":       {nil, "neither a snapshot archive"},
+		"empty file":       {nil, "it is empty, neither a snapshot archive"},
 		"text":             {[]byte("hello, this is not an archive at all"), "neither a snapshot archive"},
 		"gzip of nothing":  {pack(t), "neither ./db nor ./member"},
 		"only folders":     {pack(t, dir("./"), dir("./member/")), "neither ./db nor ./member"},
@@ -336,7 +336,7 @@ func TestSniff(t *testing.T) {
 	}{
 		"archive": {archive, nil}, "cut archive": {archive[:2], nil}, "bare": {bare, nil}, "cut bare": {bare[:20], nil},
 		"shorter": {bare[:19], archivefile.ErrNotArchive}, "half a magic number": {archive[:1], archivefile.ErrNotArchive},
-		"empty": {nil, archivefile.ErrNotArchive}, "text": {[]byte("notes, of which there are many"), archivefile.ErrNotArchive},
+		"empty": {nil, archivefile.ErrEmpty}, "text": {[]byte("notes, of which there are many"), archivefile.ErrNotArchive},
 	} {
 		if err := archivefile.Sniff(bytes.NewReader(test.content)); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)

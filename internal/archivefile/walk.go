@@ -28,6 +28,9 @@ const (
 // ErrNotArchive says that a file is neither an archive file nor a backend.
 var ErrNotArchive = errors.New("neither a snapshot archive nor an etcd backend file")
 
+// ErrEmpty says of such a file that there is nothing in it. It is an ErrNotArchive too.
+var ErrEmpty = fmt.Errorf("it is empty, %w", ErrNotArchive)
+
 // Entry is one file of an archive, by the clean name inside it: "db", or "member/snap/db".
 type Entry struct {
 	Name string
@@ -95,6 +98,8 @@ func sniff(r *bufio.Reader) (packed bool, err error) {
 		return false, nil
 	case err != nil && !errors.Is(err, io.EOF):
 		return false, fmt.Errorf("read archive: %w", err)
+	case len(head) == 0:
+		return false, ErrEmpty
 	}
 	return false, ErrNotArchive
 }

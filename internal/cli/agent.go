@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -133,13 +134,21 @@ func (a *app) runLocal(ctx context.Context, configFile string, words []string, f
 	specs := opened.Specs()
 	i := slices.IndexFunc(specs, func(s action.Spec) bool { return s.Name == request.Action })
 	if i < 0 {
-		return action.Task{}, juju.ErrNotDefined(request.Action, opened.Name())
+		return action.Task{}, hinted{juju.ErrNotDefined(request.Action, opened.Name()), "the actions of the unit are " + strings.Join(specNames(specs), ", ")}
 	}
 	params, err := paramsFor(specs[i], request, options)
 	if err != nil {
-		return action.Task{}, err
+		return action.Task{}, paramsHint(specs[i], err)
 	}
 	return opened.RunOnce(ctx, action.Request{Key: uuid.NewString(), Action: request.Action, Params: params, Program: a.Program})
+}
+
+func specNames(specs []action.Spec) []string {
+	names := make([]string, len(specs))
+	for i, spec := range specs {
+		names[i] = spec.Name
+	}
+	return names
 }
 
 // etcd is the server inside this program, with etcd's own flags.

@@ -20,8 +20,9 @@ const resourceName = "snapshot"
 // attachment is NAME=FILE of a command line.
 type attachment struct{ name, file string }
 
-// parseAttachments refuses what nobody can restore from, before anything is deployed or sent.
-func (a *app) parseAttachments(words []string) ([]attachment, error) {
+// parseAttachments refuses what nobody can restore from, before anything is deployed or sent: each file is checked as
+// verify does, since an attached one takes the place of the one before.
+func (a *app) parseAttachments(ctx context.Context, words []string) ([]attachment, error) {
 	var list []attachment
 	for _, word := range words {
 		name, file, found := strings.Cut(word, "=")
@@ -31,27 +32,32 @@ func (a *app) parseAttachments(words []string) ([]attachment, error) {
 		if name != resourceName {
 			return nil, fmt.Errorf("unknown resource %q: the only one is %q", name, resourceName)
 		}
-		switch err := sniff(file); {
-		case errors.Is(err, archivefile.ErrNotArchive):
-			return nil, hinted{
-				fmt.Errorf("attach resource %q: %q is %w", name, file, err), a.Program + " verify FILE checks an archive as a whole",
-			}
-		case err != nil:
-			return nil, fmt.Errorf("attach resource %q: %w", name, err)
+		if err := a.checkAttachment(ctx, name, file); err != nil {
+			return nil, err
 		}
 		list = append(list, attachment{name: name, file: file})
 	}
 	return list, nil
 }
 
-// sniff looks at the beginning of a file.
-func sniff(name string) (err error) {
-	file, _, err := openRegular(name)
+func (a *app) checkAttachment(ctx context.Context, name, file string) error {
+	opened, _, err := openRegular(file)
 	if err != nil {
+		return fmt.Errorf("attach resource %q: %w", name, err)
+	}
+	if err := opened.Close(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	return archivefile.Sniff(file)
+	_, err = a.verifyFile(ctx, file, "")
+	switch {
+	case err == nil || errors.Is(err, errInterrupted):
+		return err
+	case errors.Is(err, archivefile.ErrNotArchive) && !errors.Is(err, archivefile.ErrEmpty):
+		err = fmt.Errorf("attach resource %q: %q is %w", name, file, err)
+	default:
+		err = fmt.Errorf("attach resource %q: %q: %w", name, file, err)
+	}
+	return hinted{err, fmt.Sprintf("nothing was sent; %s verify %s is the same check", a.Program, file)}
 }
 
 func (a *app) attachResource() *cobra.Command {
@@ -59,12 +65,12 @@ func (a *app) attachResource() *cobra.Command {
 		Use:     "attach-resource APPLICATION snapshot=FILE",
 		Aliases: []string{"attach"},
 		Short:   "Attach a snapshot archive to the units of an application, for restore",
-		Long: "Attach a snapshot archive to the units of an application. restore takes the one that was attached last. A file that is\n" +
-			"neither an archive nor an etcd backend is not sent; what is inside of one, verify checks, and restore.",
+		Long: "Attach a snapshot archive to the units of an application. restore takes the one that was attached last. The file is\n" +
+			"checked first as verify does, also against FILE.sha256 and FILE.json where they are. One that is not right is not sent.",
 		Example: "  " + a.Program + " attach-resource new-etcd snapshot=./etcd-snapshot-2018-09-26-18.04.02.tar.gz",
 		Args:    exactArgs(2, "APPLICATION and NAME=FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
-			files, err := a.parseAttachments(args[1:])
+			files, err := a.parseAttachments(c.Context(), args[1:])
 			if err != nil {
 				return err
 			}

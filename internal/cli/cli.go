@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -38,6 +39,8 @@ type app struct {
 	Environment
 	// exit is the exit code of a command that did its work and has something to say by it.
 	exit int
+	// ran is the command that the words were of, for the hint of one that cannot be understood.
+	ran *cobra.Command
 }
 
 // Run runs the command line and gives the exit code.
@@ -46,8 +49,8 @@ func Run(ctx context.Context, environment Environment) int {
 	if a.Program != "juju" {
 		a.Program = "holdfast"
 	}
-	err := a.root().ExecuteContext(ctx)
-	if err == nil {
+	var err error
+	if a.ran, err = a.root().ExecuteContextC(ctx); err == nil {
 		return a.exit
 	}
 	fmt.Fprintf(a.Stderr, "ERROR %v\n", err)
@@ -77,7 +80,8 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{inWords(err)} })
+	root.SetHelpCommand(a.help())
 	root.AddGroup(
 		&cobra.Group{ID: groupPage, Title: "The backups page:"},
 		&cobra.Group{ID: groupRepository, Title: "A repository of backups:"},
@@ -102,6 +106,35 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	return root
+}
+
+// help is cobra's, but for a command that is not there.
+func (a *app) help() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(c *cobra.Command, args []string) error {
+			about, _, err := c.Root().Find(args)
+			if err != nil || about == c.Root() && len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q for %q", args[0], a.Program)}
+			}
+			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
+			return about.Help()
+		},
+	}
+}
+
+// inWords takes the names of Go's functions out of an error about the value of a flag.
+func inWords(err error) error {
+	text, _, found := strings.Cut(err.Error(), ": strconv.")
+	if !found {
+		return err
+	}
+	if strings.Contains(err.Error(), "strconv.ParseBool") {
+		return errors.New(text + ": want true or false")
+	}
+	return errors.New(text + ": want a whole number")
 }
 
 const (

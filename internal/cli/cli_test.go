@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,6 +52,10 @@ func TestCommandLines(t *testing.T) {
 	}{
 		"":                                      {0, "Keeps the state of a Kubernetes cluster", ""},
 		"--version":                             {0, "holdfast version ", ""},
+		"help dance":                            {2, "", `ERROR unknown command "dance" for "holdfast"`},
+		"help deploy":                           {0, "Deploy an etcd cluster", ""},
+		"help":                                  {0, "Keeps the state of a Kubernetes cluster", ""},
+		"deploy etcd --units abc":               {2, "", `ERROR invalid argument "abc" for "-n, --units" flag: want a whole number` + "\n"},
 		"dance":                                 {2, "", `ERROR unknown command "dance" for "holdfast"`},
 		"--colour":                              {2, "", "ERROR unknown flag: --colour"},
 		"status":                                {0, "", `Model "default" is empty.`},
@@ -74,7 +80,7 @@ func TestCommandLines(t *testing.T) {
 		"deploy etcd --resource snapshot=" + directory: {1, "", `ERROR attach resource "snapshot": open "` + directory + `": not a regular file`},
 		"deploy etcd --resource snapshot=" + notes:     {1, "", notAttachable(notes)},
 		"attach-resource etcd snapshot=" + notes:       {1, "", notAttachable(notes)},
-		"attach-resource etcd snapshot=" + packed:      {1, "", `ERROR application "etcd" not found`},
+		"attach-resource etcd snapshot=" + packed:      {1, "", `ERROR attach resource "snapshot": "` + packed + `": the archive is cut off: it ends too early` + "\nhint: nothing was sent; holdfast verify " + packed + " is the same check\n"},
 		"deploy etcd --etcd-binary /none":              {1, "", "ERROR find etcd server: "},
 		"deploy etcd --etcd-binary " + directory:       {1, "", "ERROR find etcd server: "},
 		"deploy etcd --etcd-binary /bin/true":          {1, "", `ERROR ask "/bin/true" for its version: it is no etcd server`},
@@ -112,7 +118,8 @@ func TestCommandLines(t *testing.T) {
 				t.Errorf("%s: standard %s is\n%swant\n%s", line, stream, got, begin)
 			}
 		}
-		if code == 2 && !strings.Contains(stderr, "\nhint: holdfast --help, or holdfast COMMAND --help\n") {
+		if hint := regexp.MustCompile(`\nhint: holdfast ([-a-z]+ )?(--help|scp etcd/0:a \. .*)\n`).FindStringSubmatch(stderr); code == 2 &&
+			(hint == nil || hint[1] != "" && !strings.HasPrefix(line, strings.TrimSpace(hint[1]))) {
 			t.Errorf("%s: no hint:\n%s", line, stderr)
 		}
 	}
@@ -122,7 +129,7 @@ func TestCommandLines(t *testing.T) {
 }
 
 func notAttachable(file string) string {
-	return `ERROR attach resource "snapshot": "` + file + `" is neither a snapshot archive nor an etcd backend file` + "\nhint: holdfast verify FILE checks an archive as a whole\n"
+	return `ERROR attach resource "snapshot": "` + file + `" is neither a snapshot archive nor an etcd backend file` + "\nhint: nothing was sent; holdfast verify " + file + " is the same check\n"
 }
 
 func TestHelpWarns(t *testing.T) {
@@ -143,7 +150,8 @@ func TestHelpWarns(t *testing.T) {
 }
 
 func TestExitCodesAndHints(t *testing.T) {
-	a := &app{Environment: Environment{Program: "holdfast"}}
+	home := t.TempDir()
+	a := &app{Environment: Environment{Program: "holdfast", Getenv: func(string) string { return home }}}
 	wrap := func(err error) error { return fmt.Errorf("a: %w", errors.Join(errors.New("b"), err)) }
 	for name, tt := range map[string]struct {
 		err  error
@@ -153,11 +161,17 @@ func TestExitCodesAndHints(t *testing.T) {
 		"any":          {errors.New("x"), 1, ""},
 		"interrupted":  {wrap(errInterrupted), 130, ""},
 		"cancelled":    {wrap(context.Canceled), 130, ""},
-		"usage":        {wrap(usagef("x")), 2, "holdfast --help, or holdfast COMMAND --help"},
-		"Juju's usage": {wrap(&juju.UsageError{}), 2, "holdfast --help, or holdfast COMMAND --help"},
+		"usage":        {wrap(usagef("x")), 2, "holdfast --help"},
+		"Juju's usage": {wrap(&juju.UsageError{}), 2, "holdfast --help"},
 		"locked":       {wrap(action.ErrLocked), 11, "the agent of this unit runs; ask it with run-action, or stop it first"},
-		"not found":    {wrap(inventory.ErrNotFound), 1, "holdfast status lists the applications and units"},
+		"not found":    {wrap(inventory.ErrNotFound), 1, "holdfast status lists the applications and units; there are none in " + home + ", the home"},
 		"unreachable":  {wrap(api.ErrUnreachable), 1, "holdfast status shows which agents answer; holdfast start starts those of this machine that do not run"},
+		"lost":         {wrap(&lostError{action.Task{ID: "x", Unit: unit.Name{Application: "etcd"}}, api.ErrUnreachable}), 1, "holdfast start etcd, then holdfast show-action-output x"},
+		"late":         {juju.NewTimeoutError(juju.Juju3, []action.Task{{Number: 7, Status: action.Running}}), 1, "the action goes on: holdfast show-task 7, or holdfast cancel-task 7"},
+		"no such home": {wrap(&fs.PathError{Op: "open", Path: home + "/inventory.yaml", Err: fs.ErrPermission}), 1, "the home is " + home + ", and must be a folder that you can write to; HOLDFAST_HOME names another one"},
+		"above it":     {wrap(&fs.PathError{Op: "mkdir", Path: filepath.Dir(home), Err: syscall.ENOENT}), 1, "the home is " + home + ", and must be a folder that you can write to; HOLDFAST_HOME names another one"},
+		"of a unit":    {wrap(&fs.PathError{Op: "open", Path: home + "/units/etcd-0", Err: fs.ErrPermission}), 1, ""},
+		"not ours":     {wrap(&fs.PathError{Op: "open", Path: "/x", Err: fs.ErrPermission}), 1, ""},
 		"refused":      {wrap(&api.StatusError{Code: 409}), 1, ""},
 		"hinted":       {wrap(hinted{inventory.ErrNotFound, "try this"}), 1, "try this"},
 	} {

@@ -64,7 +64,7 @@ func (a *app) deploy() *cobra.Command {
 			if units < 1 {
 				return usagef("--units must be at least 1, given %d", units)
 			}
-			attachments, err := a.parseAttachments(resources)
+			attachments, err := a.parseAttachments(c.Context(), resources)
 			if err != nil {
 				return err
 			}
@@ -120,6 +120,13 @@ func (a *app) deployUnits(ctx context.Context, application string, units int, op
 	provider, err := a.provider()
 	if err != nil {
 		return err
+	}
+	if inv, err := provider.Inventory.View(); err != nil {
+		return err
+	} else if _, err := inv.AddApplication(application); err != nil && inv.Applications[application] == nil {
+		return err
+	} else if err != nil {
+		return hinted{err, fmt.Sprintf("choose another name, %s deploy etcd NAME; %s status %s shows this one", a.Program, a.Program, application)}
 	}
 	fmt.Fprintf(a.Stderr, "deploying %s with %s\n", application, plural(units, "unit"))
 	names, err := provider.Deploy(ctx, application, units, options)
@@ -242,7 +249,7 @@ func (a *app) addUnit() *cobra.Command {
 			for range units {
 				name, err := provider.AddUnit(c.Context(), args[0])
 				if err != nil {
-					return a.halfAdded(err, name)
+					return a.halfAdded(err, args[0], added, name, units)
 				}
 				added = append(added, name)
 			}
@@ -291,11 +298,40 @@ func (a *app) checkGrowable(ctx context.Context, application string) error {
 	return nil
 }
 
-func (a *app) halfAdded(err error, name unit.Name) error {
-	if name.IsZero() {
+// halfAdded says, when units could not all be added, which stay, which was taken back, and how to go on.
+func (a *app) halfAdded(err error, application string, added []unit.Name, last unit.Name, wanted int) error {
+	half, isHalf := errors.AsType[*deploy.HalfAddedError](err)
+	if !isHalf && !last.IsZero() {
+		added = append(added, last) // it votes; only the command was cut off
+	}
+	var said []string
+	if len(added) > 0 {
+		said = append(said, joinNames(added)+" was added and stays")
+	}
+	var next []string
+	if isHalf {
+		if half.Left == nil {
+			said = append(said, half.Name.String()+" was taken out of the cluster again, its files are there")
+		}
+		next = append(next, fmt.Sprintf("%s remove-unit %s", a.Program, half.Name))
+	}
+	if left := wanted - len(added); left > 0 {
+		next = append(next, fmt.Sprintf("%s add-unit %s -n %d", a.Program, application, left))
+	}
+	if len(said) == 0 && exitCode(err) != exitInterrupted {
 		return err
 	}
-	return hinted{err, fmt.Sprintf("%s remove-unit %s removes what was made", a.Program, name)}
+	if exitCode(err) == exitInterrupted && (!isHalf || half.Left == nil) {
+		err = errInterrupted
+	}
+	if len(said) == 0 {
+		said = append(said, "nothing was added")
+	}
+	err = fmt.Errorf("%w: %s", err, strings.Join(said, "; "))
+	if len(next) == 0 {
+		return err
+	}
+	return hinted{err, "to go on: " + strings.Join(next, ", then ")}
 }
 
 func (a *app) removeUnit() *cobra.Command {
@@ -303,7 +339,8 @@ func (a *app) removeUnit() *cobra.Command {
 		Use:   "remove-unit UNIT...",
 		Short: "Take units out of their cluster and stop them; their files are set aside",
 		Long: "Take units out of their cluster and stop them. Their files are moved to the folder \"removed\" of the home, for you to delete.\n" +
-			"Unit numbers are not used again. The last unit is removed with destroy.",
+			"Unit numbers are not used again. The last unit is removed with destroy. Nothing is removed while the etcd of a unit\n" +
+			"that is to stay does not answer.",
 		Example: "  " + a.Program + " remove-unit etcd/2",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -315,16 +352,75 @@ func (a *app) removeUnit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, name := range names {
-				keptAt, err := provider.RemoveUnit(c.Context(), name)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(a.Stdout, "removed %s; its files are in %s\n", name, keptAt)
+			if names, err = provider.CheckRemovable(c.Context(), names); err != nil {
+				return a.notRemoved(err)
 			}
-			return nil
+			var kept, applications []string
+			voting := map[string]int{}
+			for _, name := range names {
+				var done deploy.Removed
+				if done, err = provider.RemoveUnit(c.Context(), name); err != nil {
+					break
+				}
+				fmt.Fprintf(a.Stdout, "removed %s; its files are in %s\n", name, done.KeptAt)
+				kept = append(kept, done.KeptAt)
+				if !slices.Contains(applications, name.Application) {
+					applications = append(applications, name.Application)
+				}
+				voting[name.Application] = done.Voting
+			}
+			for _, application := range applications {
+				fmt.Fprintf(a.Stderr, "%s has %s now: it stands %s\n", application,
+					plural(voting[application], "voting member"), failures(voting[application]))
+			}
+			a.sayKept(kept)
+			return err
 		},
 	}
+}
+
+// failures says how many members of so many may fail at a time.
+func failures(voting int) string {
+	if voting < 3 {
+		return "no failure"
+	}
+	return plural((voting-1)/2, "failure")
+}
+
+// sayKept says how to delete the folders of removed units, which no command does.
+func (a *app) sayKept(folders []string) {
+	if len(folders) == 0 {
+		return
+	}
+	words := make([]string, len(folders))
+	for i, folder := range folders {
+		words[i] = shellWord(folder)
+	}
+	fmt.Fprintf(a.Stderr, "the files of removed units hold etcd's secrets and their keys; when you need them no more: rm -r %s\n", strings.Join(words, " "))
+}
+
+// shellWord gives a word as a shell takes it.
+func shellWord(word string) string {
+	if strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./") == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// notRemoved adds what to do about units that do not answer.
+func (a *app) notRemoved(err error) error {
+	down, is := errors.AsType[*deploy.DownError](err)
+	switch {
+	case !is:
+		return err
+	case down.NoQuorum:
+		return hinted{err, fmt.Sprintf("%s start %s; if they are gone for good, restore a snapshot into a new application", a.Program, down.Application)}
+	}
+	names := make([]string, len(down.Down))
+	for i, name := range down.Down {
+		names[i] = name.String()
+	}
+	return hinted{err, fmt.Sprintf("%s start %s, or %s remove-unit %s first", a.Program, down.Application, a.Program, strings.Join(names, " "))}
 }
 
 func parseUnits(words []string) ([]unit.Name, error) {
@@ -371,7 +467,7 @@ func (a *app) destroy() *cobra.Command {
 					return fmt.Errorf("look for archives: %w", err)
 				}
 			}
-			fmt.Fprintf(a.Stderr, "destroying %s deletes %s\n", args[0], held.with(names))
+			fmt.Fprintf(a.Stderr, "destroying %s deletes %s%s\n", args[0], held.with(names), a.busy(c.Context(), args[0]))
 			if !yes {
 				if err := a.confirm(args[0]); err != nil {
 					return err
@@ -381,11 +477,44 @@ func (a *app) destroy() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(a.Stdout, "%s is destroyed\n", args[0])
-			return nil
+			removed, err := provider.RemovedFolders(args[0])
+			if len(removed) > 0 {
+				fmt.Fprintf(a.Stderr, "kept: the files of units that had been removed before, in %s\n", filepath.Dir(removed[0]))
+			}
+			a.sayKept(removed)
+			return err
 		},
 	}
 	command.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return command
+}
+
+// busyTimeout is how long a destroy waits for what agents do; one that hangs is destroyed all the same.
+const busyTimeout = 3 * time.Second
+
+// busy says which actions a destroy would cut off.
+func (a *app) busy(ctx context.Context, application string) string {
+	m, err := a.model()
+	if err != nil {
+		return ""
+	}
+	defer m.close()
+	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
+	defer cancel()
+	states, err := m.unitStates(ctx, application)
+	if err != nil {
+		return ""
+	}
+	var running []string
+	for _, state := range states {
+		if state.err == nil && state.value.Busy != "" {
+			running = append(running, fmt.Sprintf("%s of %s", state.value.Busy, state.name))
+		}
+	}
+	if len(running) == 0 {
+		return ""
+	}
+	return ", and cuts off what runs: " + strings.Join(running, ", ")
 }
 
 // confirm lets a person at a terminal type the name of what is to be destroyed.
@@ -395,8 +524,11 @@ func (a *app) confirm(name string) error {
 	}
 	fmt.Fprintf(a.Stderr, "Type %q to go on: ", name)
 	answer, err := bufio.NewReader(a.Stdin).ReadString('\n')
-	if err != nil || strings.TrimSpace(answer) != name {
-		return errors.New("nothing was destroyed")
+	if err != nil {
+		return errors.New("nothing was destroyed: there was no answer")
+	}
+	if answer = strings.TrimSpace(answer); answer != name {
+		return fmt.Errorf("nothing was destroyed: the answer was %q, not %q", answer, name)
 	}
 	return nil
 }

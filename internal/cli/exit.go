@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
@@ -66,17 +69,70 @@ func (a *app) hint(err error) string {
 	var own hinted
 	var usage usageError
 	var jujuUsage *juju.UsageError
+	var late *juju.TimeoutError
+	var lost *lostError
 	switch {
 	case errors.As(err, &own):
 		return own.hint
 	case errors.As(err, &usage), errors.As(err, &jujuUsage):
-		return fmt.Sprintf("%s --help, or %s COMMAND --help", a.Program, a.Program)
+		if a.ran != nil && a.ran.HasParent() && a.ran.Name() != "help" {
+			return a.ran.CommandPath() + " --help"
+		}
+		return a.Program + " --help"
+	case errors.As(err, &late):
+		return "the action goes on: " + a.goesOn(late.Dialect, late.Tasks[0])
+	case errors.As(err, &lost):
+		return fmt.Sprintf("%s start %s, then %s show-action-output %s", a.Program, lost.task.Unit.Application, a.Program, lost.task.ID)
 	case errors.Is(err, inventory.ErrNotFound):
-		return fmt.Sprintf("%s status lists the applications and units", a.Program)
+		return fmt.Sprintf("%s status lists the applications and units%s", a.Program, a.whatExists())
+	case a.homeUnusable(err):
+		home, _ := a.home() // there is one, or it would not be unusable
+		return fmt.Sprintf("the home is %s, and must be a folder that you can write to; HOLDFAST_HOME names another one", home)
 	case errors.Is(err, api.ErrUnreachable):
 		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run", a.Program, a.Program)
 	case errors.Is(err, action.ErrLocked):
 		return "the agent of this unit runs; ask it with run-action, or stop it first"
 	}
 	return ""
+}
+
+// mostNames is how many names a hint lists; where there are more, status is the place.
+const mostNames = 12
+
+// whatExists lists the units that could be meant, for the hint of one that is not there.
+func (a *app) whatExists() string {
+	home, err := a.home()
+	if err != nil {
+		return ""
+	}
+	m := &model{}
+	if m.inventory, err = inventory.Open(inventoryFile(home)).View(); err != nil {
+		return ""
+	}
+	names, err := m.units("")
+	switch {
+	case err != nil || len(names) > mostNames:
+		return ""
+	case len(names) == 0:
+		return fmt.Sprintf("; there are none in %s, the home", home)
+	}
+	return ": " + joinNames(names)
+}
+
+// homeUnusable tells whether an error is that the folder of all state cannot be made, read or written.
+func (a *app) homeUnusable(err error) bool {
+	file, is := errors.AsType[*fs.PathError](err)
+	if !is {
+		return false
+	}
+	home, err := a.home()
+	if err != nil {
+		return false
+	}
+	why := file.Op == "mkdir"
+	for _, reason := range []error{fs.ErrPermission, syscall.EROFS, syscall.ENOTDIR} {
+		why = why || errors.Is(file.Err, reason)
+	}
+	above := file.Path == home || strings.HasPrefix(home, strings.TrimSuffix(file.Path, "/")+"/")
+	return why && (above || strings.HasPrefix(file.Path, inventoryFile(home)))
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -27,6 +28,8 @@ type model struct {
 	inventory *inventory.Inventory
 	tls       *tls.Config
 	clients   map[unit.Name]*api.Client
+	// talk is where people are told of a wait that takes longer than it should.
+	talk io.Writer
 }
 
 // model opens the inventory of this home. The caller closes it.
@@ -35,7 +38,7 @@ func (a *app) model() (*model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &model{file: inventory.Open(inventoryFile(home)), clients: map[unit.Name]*api.Client{}}
+	m := &model{file: inventory.Open(inventoryFile(home)), clients: map[unit.Name]*api.Client{}, talk: a.Stderr}
 	if m.inventory, err = m.file.View(); err != nil {
 		return nil, err
 	}
@@ -160,10 +163,10 @@ func (m *model) enqueue(ctx context.Context, request juju.Request, options juju.
 		}
 		i := slices.IndexFunc(known.value, func(s action.Spec) bool { return s.Name == request.Action })
 		if i < 0 {
-			return nil, juju.ErrNotDefined(request.Action, known.name)
+			return nil, hinted{juju.ErrNotDefined(request.Action, known.name), program + " actions " + known.name.Application + " lists what there is"}
 		}
 		if params[n], err = paramsFor(known.value[i], request, options); err != nil {
-			return nil, err
+			return nil, paramsHint(known.value[i], err)
 		}
 	}
 	operation, err := m.file.NextNumbers(1 + len(names))
@@ -220,7 +223,23 @@ const (
 	// agentRestart is how long a wait outlives an agent that does not answer: a restart takes a second or two, and the
 	// task is in its journal.
 	agentRestart = 30 * time.Second
+	// lostAfter is when people are told of an agent that does not answer.
+	lostAfter = 3 * time.Second
+	// lastLook bounds the question for the state of a task when the time to wait is up.
+	lastLook = 3 * time.Second
 )
+
+// lostError means that the agent that has a task does not answer any more.
+type lostError struct {
+	task action.Task
+	err  error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("%v; the result of action %s is not known yet", e.err, e.task.ID)
+}
+
+func (e *lostError) Unwrap() error { return e.err }
 
 // await waits until all tasks have ended, for limit at most (0 is without limit), and gives them as they are then. The
 // error is for what kept it from waiting, not for a task that failed or is late. follow, if not nil, gets each new line
@@ -249,7 +268,17 @@ func (m *model) await(ctx context.Context, tasks []action.Task, limit time.Durat
 		if err != nil {
 			return tasks, err
 		}
-		group.Go(func() { tasks[i], errs[i] = awaitOne(waiting, client, tasks[i], say) })
+		lost := func(name unit.Name) {
+			talk.Lock()
+			defer talk.Unlock()
+			// Talk that cannot be written is no reason to end the wait.
+			_, _ = fmt.Fprintf(m.talk, "%s: agent does not answer; waiting %s for it to come back\n", name, agentRestart)
+		}
+		group.Go(func() {
+			if tasks[i], errs[i] = awaitOne(waiting, client, tasks[i], say, lost); errs[i] == nil && ctx.Err() == nil {
+				tasks[i] = lookAgain(ctx, client, tasks[i])
+			}
+		})
 	}
 	group.Wait()
 	if err := ctx.Err(); err != nil {
@@ -258,13 +287,26 @@ func (m *model) await(ctx context.Context, tasks []action.Task, limit time.Durat
 	return tasks, errors.Join(errs...)
 }
 
+// lookAgain gives a task that was not waited for to its end as it is now. What was seen last may be long ago.
+func lookAgain(ctx context.Context, client *api.Client, task action.Task) action.Task {
+	if task.Status.Terminal() {
+		return task
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastLook)
+	defer cancel()
+	if now, err := client.Task(ctx, task.ID, 0); err == nil {
+		return now
+	}
+	return task
+}
+
 // awaitOne waits for one task. That the time is up is no error.
-func awaitOne(ctx context.Context, client *api.Client, task action.Task, follow func(action.Task, action.LogEntry)) (action.Task, error) {
+func awaitOne(ctx context.Context, client *api.Client, task action.Task, follow func(action.Task, action.LogEntry), tellLost func(unit.Name)) (action.Task, error) {
 	step, shown := api.LongestWait, 0
 	if follow != nil {
 		step = pollStep
 	}
-	lost := time.Time{}
+	lost, told := time.Time{}, false
 	for !task.Status.Terminal() {
 		now, err := client.Task(ctx, task.ID, step)
 		switch {
@@ -274,15 +316,19 @@ func awaitOne(ctx context.Context, client *api.Client, task action.Task, follow 
 			if lost.IsZero() {
 				lost = time.Now()
 			}
+			if !told && time.Since(lost) > lostAfter {
+				told = true
+				tellLost(task.Unit)
+			}
 			if time.Since(lost) > agentRestart {
-				return task, err
+				return task, &lostError{task, err}
 			}
 			pause(ctx, pollStep)
 			continue
 		case err != nil:
 			return task, err
 		}
-		task, lost = now, time.Time{}
+		task, lost, told = now, time.Time{}, false
 		for ; follow != nil && shown < len(task.Log); shown++ {
 			follow(task, task.Log[shown])
 		}

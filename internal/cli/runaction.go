@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,7 +13,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-project/holdfast/internal/action"
+	"github.com/holdfast-project/holdfast/internal/inventory"
 	"github.com/holdfast-project/holdfast/internal/juju"
+	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
 // The two warnings of the backups page.
@@ -140,15 +143,37 @@ func (a *app) leftRunning(err error, tasks []action.Task) error {
 	if exitCode(err) != exitInterrupted || len(tasks) == 0 {
 		return err
 	}
-	return hinted{fmt.Errorf("%w: the action goes on without this command", errInterrupted),
-		fmt.Sprintf("%s show-action-output %s, or %s cancel-action %s", a.Program, tasks[0].ID, a.Program, tasks[0].ID)}
+	return hinted{fmt.Errorf("%w: the action goes on without this command", errInterrupted), a.goesOn(juju.Legacy, tasks[0])}
+}
+
+// goesOn says how to look after a task that is not waited for any more.
+func (a *app) goesOn(dialect juju.Dialect, task action.Task) string {
+	if dialect == juju.Juju3 && task.Number != 0 {
+		return fmt.Sprintf("%s show-task %d, or %s cancel-task %d", a.Program, task.Number, a.Program, task.Number)
+	}
+	return fmt.Sprintf("%s show-action-output %s, or %s cancel-action %s", a.Program, task.ID, a.Program, task.ID)
+}
+
+// paramsHint names the parameters that an action takes beside an error about those that were given.
+func paramsHint(spec action.Spec, err error) error {
+	if _, is := errors.AsType[*action.ParamsError](err); !is {
+		return err
+	}
+	var names []string
+	for _, param := range spec.Params {
+		names = append(names, param.Name)
+	}
+	if len(names) == 0 {
+		return hinted{err, spec.Name + " has no parameters"}
+	}
+	return hinted{err, fmt.Sprintf("the parameters of %s are %s", spec.Name, strings.Join(names, ", "))}
 }
 
 // enqueue turns a command line into tasks that are on their units' disks. The caller closes the model.
 func (a *app) enqueue(ctx context.Context, dialect juju.Dialect, words []string, flags requestFlags) ([]action.Task, *model, error) {
 	request, err := juju.ParseRequest(dialect, words)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, a.unitsHint(err, words)
 	}
 	options, err := flags.paramOptions()
 	if err != nil {
@@ -167,6 +192,26 @@ func (a *app) enqueue(ctx context.Context, dialect juju.Dialect, words []string,
 		return nil, nil, err
 	}
 	return tasks, m, nil
+}
+
+// unitsHint helps who gave an application where a unit is wanted.
+func (a *app) unitsHint(err error, words []string) error {
+	if len(words) == 0 || !unit.ValidApplication(words[0]) {
+		return err
+	}
+	home, homeErr := a.home()
+	if homeErr != nil {
+		return err
+	}
+	inv, viewErr := inventory.Open(inventoryFile(home)).View()
+	if viewErr != nil {
+		return err
+	}
+	names, unitsErr := inv.Units(words[0])
+	if unitsErr != nil || len(names) == 0 || len(names) > mostNames {
+		return err
+	}
+	return hinted{err, fmt.Sprintf("%s is an application; its units are %s, and %s/leader is the one whose etcd leads", words[0], joinNames(names), words[0])}
 }
 
 // paramsFor gives the parameters of a request as the action takes them.

@@ -50,7 +50,13 @@ func (a *app) scp() *cobra.Command {
 		Long: "Copy a file from a unit or to one, through the agent of the unit. One of the two is UNIT:PATH.\n" +
 			"The copy appears under its name only when it is complete, and replaces an existing file only with --overwrite.",
 		Example: "  " + a.Program + " scp etcd/0:/home/ubuntu/etcd-snapshots/etcd-snapshot-2018-09-26-18.04.02.tar.gz .",
-		Args:    exactArgs(2, "SOURCE and DESTINATION"),
+		Args: func(c *cobra.Command, args []string) error {
+			err := exactArgs(2, "SOURCE and DESTINATION")(c, args)
+			if len(args) == 1 && parsePlace(args[0]).onUnit {
+				return hinted{err, fmt.Sprintf("%s scp %s . copies it to this folder; the command under \"copy\" goes on in the next line, with the dot", a.Program, args[0])}
+			}
+			return err
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			from, to := parsePlace(args[0]), parsePlace(args[1])
 			if from.onUnit == to.onUnit {
@@ -119,7 +125,9 @@ func existing(file string) error {
 // publish lets write fill a new file with a temporary name beside the target, and gives it its name once it is on the disk.
 func publish(to string, overwrite bool, write func(io.Writer) error) (err error) {
 	temporary, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*.part") // its mode is 0600
-	if err != nil {
+	if failed, is := errors.AsType[*os.PathError](err); is {
+		return fmt.Errorf("write to folder %q: %w", filepath.Dir(to), failed.Err) // nobody knows the temporary name
+	} else if err != nil {
 		return err
 	}
 	defer func() {

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/deploy"
 	"github.com/holdfast-project/holdfast/internal/juju"
 	"github.com/holdfast-project/holdfast/internal/pki"
+	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
 func (a *app) status() *cobra.Command {
@@ -48,14 +49,39 @@ func (a *app) status() *cobra.Command {
 			}
 			if len(names) == 0 && format == juju.Tabular {
 				fmt.Fprintf(a.Stderr, "Model %q is empty.\n", status.Model)
+				if home, err := a.home(); err == nil {
+					fmt.Fprintf(a.Stderr, "hint: its home is %s; %s deploy etcd deploys a cluster, HOLDFAST_HOME names another home\n", home, a.Program)
+				}
 				return nil
 			}
-			return a.output(output, func(w io.Writer) error { return juju.WriteStatus(w, format, status) })
+			if err := a.output(output, func(w io.Writer) error { return juju.WriteStatus(w, format, status) }); err != nil {
+				return err
+			}
+			if format == juju.Tabular {
+				a.sayLost(status)
+			}
+			return nil
 		},
 	}
 	command.Flags().StringVar(&formatName, "format", "tabular", "form of the output: tabular, yaml or json")
 	command.Flags().StringVarP(&output, "output", "o", "", "write the output to a file")
 	return command
+}
+
+// sayLost says of agents that do not answer what to do.
+func (a *app) sayLost(status juju.Status) {
+	for _, application := range status.Applications {
+		var lost []unit.Name
+		for _, one := range application.Units {
+			if one.Agent == juju.AgentLost {
+				lost = append(lost, one.Unit)
+			}
+		}
+		if len(lost) > 0 {
+			fmt.Fprintf(a.Stderr, "hint: the agent of %s does not answer; %s start %s starts those of this machine that do not run\n",
+				joinNames(lost), a.Program, application.Name)
+		}
+	}
 }
 
 func (m *model) applicationStatus(ctx context.Context, application string) (juju.AppStatus, error) {

@@ -184,6 +184,9 @@ func (a *app) cancelCommand(dialect juju.Dialect, use, short string) *cobra.Comm
 				return besides(err, unanswered)
 			}
 			for i, task := range found {
+				if task.Status.Terminal() {
+					fmt.Fprintf(a.Stderr, "%s of %s (%s) had ended already: %s\n", task.Action, task.Unit, task.ID, task.Status)
+				}
 				client, err := m.client(task.Unit)
 				if err != nil {
 					return err

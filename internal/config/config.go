@@ -19,18 +19,20 @@ import (
 // Home is the folder of all local state: $HOLDFAST_HOME, or the XDG data folder, or /var/lib/holdfast for a system
 // service, which has no home folder. getenv is os.Getenv outside of tests.
 func Home(getenv func(string) string) (string, error) {
-	home := getenv("HOLDFAST_HOME")
+	home, variable := getenv("HOLDFAST_HOME"), "HOLDFAST_HOME"
 	switch {
 	case home != "":
 	case getenv("XDG_DATA_HOME") != "":
+		variable = "XDG_DATA_HOME"
 		home = filepath.Join(getenv("XDG_DATA_HOME"), "holdfast")
 	case getenv("HOME") != "":
+		variable = "HOME"
 		home = filepath.Join(getenv("HOME"), ".local", "share", "holdfast")
 	default:
 		home = "/var/lib/holdfast"
 	}
 	if !filepath.IsAbs(home) {
-		return "", fmt.Errorf("find home: HOLDFAST_HOME or XDG_DATA_HOME is %q, which is not an absolute path", home)
+		return "", fmt.Errorf("find home: %s is %q, which is not an absolute path", variable, getenv(variable))
 	}
 	return filepath.Clean(home), nil
 }

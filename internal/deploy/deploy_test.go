@@ -409,8 +409,15 @@ func (w *world) checkRemove(t *testing.T, names []unit.Name) {
 	state, err := w.client(t, gone).Unit(ctx)
 	must(t, err)
 	record := w.record(t, gone)
-	keptAt, err := w.RemoveUnit(ctx, gone)
+	removed, err := w.RemoveUnit(ctx, gone)
 	must(t, err)
+	keptAt := removed.KeptAt
+	if folders, err := w.RemovedFolders("etcd"); err != nil || !slices.Equal(folders, []string{keptAt}) || removed.Voting != 2 {
+		t.Errorf("removed %+v, kept %q: %v", removed, folders, err)
+	}
+	if folders, err := w.RemovedFolders("etc"); err != nil || len(folders) != 0 {
+		t.Errorf("of another application: %q, %v", folders, err)
+	}
 	if filepath.Dir(keptAt) != filepath.Join(w.Home, "removed") {
 		t.Errorf("kept at %q", keptAt)
 	}

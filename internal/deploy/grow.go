@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/config"
-	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/inventory"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/pki"
@@ -57,16 +55,30 @@ func (p *Provider) AddUnit(ctx context.Context, application string) (unit.Name, 
 		// The member that did not answer in time may have added it all the same.
 		cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
-		return unit.Name{}, errors.Join(fmt.Errorf("add unit to %q: %w", application, err), removeMember(cleaning, cluster, record), p.forget(name))
+		_, gone := removeMember(cleaning, cluster, record)
+		return unit.Name{}, errors.Join(fmt.Errorf("add unit to %q: %w", application, err), gone, p.forget(name))
 	}
 	if err := p.join(ctx, inv, name, members, cluster, id); err != nil {
 		cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
-		return name, errors.Join(fmt.Errorf("add unit %q: %w", name, err), cluster.Remove(cleaning, id))
+		return name, &HalfAddedError{Name: name, Err: fmt.Errorf("add unit %q: %w", name, err), Left: cluster.Remove(cleaning, id)}
 	}
 	p.say("%s: voting member", name)
 	return name, p.settle(ctx)
 }
+
+// HalfAddedError means that a unit was made and did not become a voting member.
+type HalfAddedError struct {
+	Name unit.Name
+	Err  error
+	// Left is why its learner could not be taken out of the cluster again. Nil means that it was.
+	Left error
+}
+
+// Error gives what happened, and what could not be undone.
+func (e *HalfAddedError) Error() string { return errors.Join(e.Err, e.Left).Error() }
+
+func (e *HalfAddedError) Unwrap() []error { return []error{e.Err, e.Left} }
 
 // newRecord adds a unit to the inventory that runs what the application's other units run.
 func (p *Provider) newRecord(application string) (name unit.Name, err error) {
@@ -184,55 +196,6 @@ func (p *Provider) dialHealthy(ctx context.Context, inv *inventory.Inventory, ap
 		failed = errors.Join(failed, fmt.Errorf("unit %q: %w", name, err), client.Close())
 	}
 	return nil, failed
-}
-
-// RemoveUnit takes a unit's member out of the cluster, stops its processes and sets its folder aside. It gives the folder's
-// new place. It can be repeated after it was cut off.
-func (p *Provider) RemoveUnit(ctx context.Context, name unit.Name) (keptAt string, err error) {
-	inv, err := p.Inventory.View()
-	if err != nil {
-		return "", err
-	}
-	record, err := inv.Unit(name)
-	if err != nil {
-		return "", err
-	}
-	if len(inv.Applications[name.Application].Units) == 1 {
-		return "", fmt.Errorf("remove unit %q: it is the last one of application %q; destroy the application instead", name, name.Application)
-	}
-	cluster, err := p.dialHealthy(ctx, inv, name.Application, name)
-	if err != nil {
-		return "", err
-	}
-	defer cluster.Close()
-	if err := poll(ctx, settleTimeout, func(ctx context.Context) error { return removeMember(ctx, cluster, record) }); err != nil {
-		return "", fmt.Errorf("remove unit %q: %w", name, err)
-	}
-	if err := p.stop(ctx, name); err != nil {
-		return "", err
-	}
-	keptAt = filepath.Join(p.Home, "removed", name.Dir()+"-"+time.Now().UTC().Format("20060102-150405"))
-	if err := durable.MkdirAll(filepath.Dir(keptAt), 0o700); err != nil {
-		return "", err
-	}
-	if err := durable.Rename(p.folder(name), keptAt); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
-	}
-	return keptAt, p.forget(name)
-}
-
-// removeMember removes the member that has the record's peer URL, if there is one.
-func removeMember(ctx context.Context, cluster *member.Client, record unit.Record) error {
-	members, err := cluster.Members(ctx)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		if slices.Contains(m.PeerURLs, record.PeerURL) {
-			return cluster.Remove(ctx, m.ID)
-		}
-	}
-	return nil
 }
 
 // stop ends the agent first, which would start the etcd again, and then the etcd.

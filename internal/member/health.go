@@ -64,7 +64,7 @@ func probe(ctx context.Context, m Member, config *tls.Config) MemberHealth {
 	for _, url := range m.ClientURLs {
 		health.URL = url
 		// etcd's client would go on trying for as long as it may: a server that is not there is told at once.
-		health.Err = connect(ctx, url)
+		health.Err = Listens(ctx, url)
 		if health.Reachable = health.Err == nil; !health.Reachable {
 			continue
 		}
@@ -136,8 +136,8 @@ func (m MemberHealth) String() string {
 	}
 }
 
-// connect tells whether something accepts connections at a client URL.
-func connect(ctx context.Context, clientURL string) error {
+// Listens gives an error unless something accepts connections at a client URL. That it answers is another question.
+func Listens(ctx context.Context, clientURL string) error {
 	_, address, _ := strings.Cut(clientURL, "://")
 	conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "tcp", address)
 	if err != nil {

@@ -176,6 +176,27 @@ func (c *Client) Probe(ctx context.Context) error {
 	return c.wrap("probe", err)
 }
 
+// LacksQuorum tells whether the member answers with no quorum behind it: it knows no leader, or a read through the leader
+// gets no answer before ctx ends. Of a learner, which serves no such reads, it cannot be told and is false.
+func (c *Client) LacksQuorum(ctx context.Context) (bool, error) {
+	own, err := c.Status(ctx)
+	switch {
+	case err != nil || own.Learner:
+		return false, err
+	case own.Leader == 0:
+		return true, nil
+	}
+	err = c.Probe(ctx)
+	late := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+	for _, sign := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost} {
+		late = late || errors.Is(err, sign)
+	}
+	if late {
+		return true, nil
+	}
+	return false, err
+}
+
 // CountKeys counts the live keys, by the leader's knowledge.
 func (c *Client) CountKeys(ctx context.Context) (int64, error) {
 	reply, err := c.etcd.Get(ctx, "", clientv3.WithPrefix(), clientv3.WithCountOnly())

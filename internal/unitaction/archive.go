@@ -13,9 +13,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-project/holdfast/internal/action"
@@ -39,6 +41,12 @@ type archive struct {
 	keys                    int64         // of a v2 archive
 }
 
+// An archive is named after the second of its end, in UTC.
+const (
+	archiveStamp  = "2006-01-02-15.04.05"
+	archiveSuffix = ".tar.gz"
+)
+
 // archiveWriter writes an archive under a temporary name that only its owner can read.
 type archiveWriter struct {
 	unit   *Unit
@@ -48,6 +56,7 @@ type archiveWriter struct {
 	steps  *durable.Stepwise
 	sum    hash.Hash
 	size   int64
+	most   int64 // bytes that go into the archive, 0 when that is not known
 }
 
 func (u *Unit) createArchive(folder string, call *action.Call) (*archiveWriter, error) {
@@ -66,13 +75,25 @@ func (w *archiveWriter) Write(p []byte) (int, error) {
 	n, err := w.steps.Write(p)
 	w.sum.Write(p[:n])
 	w.size += int64(n)
-	return n, err
+	return n, w.explain(err)
+}
+
+// explain says of a full disk how full, by the name that the folder has on the unit.
+func (w *archiveWriter) explain(err error) error {
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	needs := ""
+	if w.most > 0 {
+		needs = fmt.Sprintf(" needs up to %s", humanize.Bytes(uint64(w.most)))
+	}
+	return fmt.Errorf("%q on the unit%s: %w", "/"+strings.TrimPrefix(w.folder, "."), needs, unix.ENOSPC)
 }
 
 // publish makes the archive durable and gives it its final name: the time of day, in the first second that is free.
 // Nothing that exists is replaced.
 func (w *archiveWriter) publish(ctx context.Context, prefix string) (archive, error) {
-	if err := errors.Join(w.file.Sync(), w.file.Close()); err != nil {
+	if err := w.explain(errors.Join(w.file.Sync(), w.file.Close())); err != nil {
 		return archive{}, fmt.Errorf("write archive: %w", err)
 	}
 	sum, allocated, err := w.readBack()
@@ -83,7 +104,7 @@ func (w *archiveWriter) publish(ctx context.Context, prefix string) (archive, er
 		if err := waitUntil(ctx, stamp); err != nil { // a taken second is waited out, so that the name stays true
 			return archive{}, err
 		}
-		name := path.Join(w.folder, prefix+stamp.Format("2006-01-02-15.04.05")+".tar.gz")
+		name := path.Join(w.folder, prefix+stamp.Format(archiveStamp)+archiveSuffix)
 		if err := w.unit.Root.Link(w.part, name); errors.Is(err, fs.ErrExist) {
 			continue
 		} else if err != nil {
@@ -191,6 +212,7 @@ func (u *Unit) saveBackendFile(ctx context.Context, call *action.Call, folder, p
 		return archive{}, err
 	}
 	defer out.discard()
+	out.most = info.Size()
 	if err := archivefile.Write(out, contextReader{ctx, file}, info.Size(), info.ModTime()); err != nil {
 		return archive{}, err
 	}

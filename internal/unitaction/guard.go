@@ -36,6 +36,9 @@ func (u *Unit) guardOneUnit(ctx context.Context) error {
 	return refuseSeveral("the data dir records", names)
 }
 
+// elsewhere is what to do instead.
+const elsewhere = "; deploy a new application of one unit, and restore there"
+
 func (u *Unit) guardInventory() error {
 	if u.ApplicationUnits == nil {
 		return nil
@@ -51,8 +54,8 @@ func (u *Unit) guardInventory() error {
 	for i, name := range units {
 		names[i] = name.String()
 	}
-	return fmt.Errorf("restore refused: application %s has %d units (%s); restore needs exactly one",
-		u.Name.Application, len(units), strings.Join(names, ", "))
+	return fmt.Errorf("restore refused: application %s has %d units (%s); restore needs exactly one%s",
+		u.Name.Application, len(units), strings.Join(names, ", "), elsewhere)
 }
 
 func (u *Unit) guardLive(ctx context.Context) error {
@@ -88,5 +91,5 @@ func refuseSeveral(source string, names []string) error {
 	if len(names) <= 1 {
 		return nil
 	}
-	return fmt.Errorf("restore refused: %s %d members (%s); restore needs exactly one", source, len(names), strings.Join(names, ", "))
+	return fmt.Errorf("restore refused: %s %d members (%s); restore needs exactly one%s", source, len(names), strings.Join(names, ", "), elsewhere)
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -66,7 +68,19 @@ type restoration struct {
 	stamp string
 }
 
-func (a *restoreAction) Run(ctx context.Context, call *action.Call) (err error) {
+// untouched is said of every restore that did not get as far as the switch.
+const untouched = "the data of etcd was not touched"
+
+func (a *restoreAction) Run(ctx context.Context, call *action.Call) error {
+	err := a.run(ctx, call)
+	if _, told := errors.AsType[*action.OutcomeError](err); err == nil || told {
+		return err
+	}
+	return &action.OutcomeError{Err: err, Outcome: untouched}
+}
+
+// run restores. An error that says no outcome is one from before the switch.
+func (a *restoreAction) run(ctx context.Context, call *action.Call) (err error) {
 	patient, err := time.ParseDuration(call.Params.String("health-timeout"))
 	if err != nil || patient <= 0 {
 		return fmt.Errorf("health-timeout must be a duration such as 2m, given %q", call.Params.String("health-timeout"))
@@ -80,7 +94,13 @@ func (a *restoreAction) Run(ctx context.Context, call *action.Call) (err error) 
 		return err
 	}
 	r := &restoration{Unit: a.Unit, call: call, dir: dir, patient: patient, stamp: stampPrefix(call) + time.Now().UTC().Format(keptStamp)}
-	defer func() { err = errors.Join(err, r.clear()) }()
+	defer func() {
+		clearing := r.clear()
+		if clearing != nil && err == nil {
+			clearing = &action.OutcomeError{Err: clearing, Outcome: datadir.Finished.String()}
+		}
+		err = errors.Join(err, clearing)
+	}()
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
@@ -107,7 +127,9 @@ func (r *restoration) prepare(ctx context.Context) (err error) {
 	if err := r.guardOneUnit(ctx); err != nil {
 		return err
 	}
-	if err := r.unpack(ctx, &r.source); err != nil {
+	if err := r.unpack(ctx, &r.source); ctx.Err() != nil {
+		return context.Cause(ctx) // given up, not refused
+	} else if err != nil {
 		return fmt.Errorf("restore refused: %w", err)
 	}
 	if err := r.makePlan(ctx); err != nil {
@@ -327,21 +349,28 @@ func (r *restoration) putBack(ctx context.Context, failure error) error {
 	r.call.Logf("putting the old data back: %v", failure)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)
 	defer cancel()
-	if err := r.Service.Hold(ctx); err != nil {
-		return fmt.Errorf("restored etcd failed: %w; and it could not be stopped: %w", failure, err)
+	outcome := func(format string, args ...any) error {
+		return &action.OutcomeError{Err: fmt.Errorf("restored etcd failed: %w", failure), Outcome: fmt.Sprintf(format, args...)}
 	}
-	outcome, err := r.dir.Recover()
+	if err := r.Service.Hold(ctx); err != nil {
+		return outcome("and it could not be stopped, so the old data is not back yet: %v", err)
+	}
+	found, err := r.dir.Recover()
 	r.Service.Release()
 	if err != nil {
-		return fmt.Errorf("restored etcd failed: %w; and putting the old data back failed: %w", failure, err)
+		return outcome("and putting the old data back failed: %v", err)
+	}
+	back := found.String()
+	if found != datadir.RolledBack {
+		back = untouched
 	}
 	if r.plan.Live != nil {
 		if err := r.awaitServing(ctx, rollBackTimeout, 0); err != nil {
-			return fmt.Errorf("restored etcd failed: %w; %s, but etcd does not serve it: %w", failure, outcome, err)
+			return outcome("%s, but etcd does not serve it: %v", back, err)
 		}
-		return fmt.Errorf("restored etcd failed: %w; %s and is served again; etcd had said: %s", failure, outcome, said)
+		return outcome("%s and is served again; etcd had said: %s", back, said)
 	}
-	return fmt.Errorf("restored etcd failed: %w; %s; etcd had said: %s", failure, outcome, said)
+	return outcome("%s; etcd had said: %s", back, said)
 }
 
 // tell sets the results.
@@ -395,10 +424,13 @@ func stampPrefix(call *action.Call) string { return call.TaskID[:8] + "-" }
 func (a *restoreAction) Recover(_ context.Context, call *action.Call) (string, error) {
 	folder, err := inRoot("target", call.Params.String("target"))
 	if err != nil {
-		return datadir.Discarded.String(), nil // the run refused this folder and did nothing
+		return untouched, nil // the run refused this folder and did nothing
 	}
 	if err := a.removeLeftover(partName(folder, call)); err != nil {
 		return "", err
+	}
+	if made := a.backupSince(folder, call.Started); made != "" {
+		call.Set("backup.path", made)
 	}
 	if a.recovered == datadir.RolledBack {
 		return datadir.RolledBack.String(), nil
@@ -406,9 +438,28 @@ func (a *restoreAction) Recover(_ context.Context, call *action.Call) (string, e
 	// The run may have been cut off after its end, when only its record was missing.
 	kept, err := filepath.Glob(filepath.Join(a.Record.DataDir, "member.before-restore-"+stampPrefix(call)+"*"))
 	if err != nil || len(kept) == 0 && a.recovered != datadir.Finished {
-		return datadir.Discarded.String(), err
+		return datadir.Discarded.String() + "; " + untouched, err
 	}
 	return datadir.Finished.String(), nil
+}
+
+// backupSince finds the archive of the present data that a run from started on has made, if it got as far: the last by
+// its name, which has the time, for a unit does one thing at a time.
+func (u *Unit) backupSince(folder string, started time.Time) string {
+	entries, err := fs.ReadDir(u.Root.FS(), folder)
+	if err != nil || started.IsZero() {
+		return ""
+	}
+	last := ""
+	for _, entry := range entries {
+		stamp, found := strings.CutPrefix(entry.Name(), backupPrefix)
+		stamp, isArchive := strings.CutSuffix(stamp, archiveSuffix)
+		made, err := time.Parse(archiveStamp, stamp)
+		if found && isArchive && err == nil && !made.Before(started.UTC().Truncate(time.Second)) {
+			last = max(last, path.Join("/", folder, entry.Name()))
+		}
+	}
+	return last
 }
 
 // RecoverData ends a restore that a crash cut off: until it was committed, the old data is put back. It is called before

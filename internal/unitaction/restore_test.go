@@ -139,10 +139,10 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		"bad side file":          {map[string]any{"path": bad["empty"]}, nil, `read side file "/srv/empty.json"`},
 		"text":                   {map[string]any{"path": bad["text"]}, nil, "restore refused: neither a snapshot archive nor an etcd backend file"},
 		"relative":               {map[string]any{"path": "srv/whole"}, nil, `path must be an absolute path, given "srv/whole"`},
-		"not there":              {map[string]any{"path": "/none"}, nil, "find archive: "},
+		"not there":              {map[string]any{"path": "/none"}, nil, `restore refused: no archive "/none" on unit etcd/0`},
 		"a folder":               {map[string]any{"path": "/srv"}, nil, `find archive: "/srv" is not a regular file`},
 		"a link out":             {map[string]any{"path": "/srv/link"}, nil, "find archive: "},
-		"out by dots":            {map[string]any{"path": "/../../../../etc/passwd"}, nil, "find archive: "},
+		"out by dots":            {map[string]any{"path": "/../../../../etc/passwd"}, nil, "restore refused: no archive "},
 		"newer":                  {map[string]any{"source-version": "3.8"}, nil, "restore refused: "},
 		"no version":             {map[string]any{"source-version": "new"}, nil, "restore refused: "},
 		"no duration":            {map[string]any{"health-timeout": "soon"}, nil, `health-timeout must be a duration such as 2m, given "soon"`},
@@ -153,7 +153,7 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 			w.ApplicationUnits = func() ([]unit.Name, error) {
 				return []unit.Name{{Application: "etcd"}, {Application: "etcd", Number: 1}, {Application: "etcd", Number: 2}}, nil
 			}
-		}, "restore refused: application etcd has 3 units (etcd/0, etcd/1, etcd/2); restore needs exactly one"},
+		}, "restore refused: application etcd has 3 units (etcd/0, etcd/1, etcd/2); restore needs exactly one; deploy a new application of one unit, and restore there"},
 		"no server": {nil, func() {
 			w.ServerVersion = func(context.Context) (string, error) { return "", errors.New("no such program") }
 		}, "no such program"},
@@ -172,7 +172,7 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		call, err := w.run(ctx, "restore", tt.params)
 		cancel(nil)
 		w.attached, w.attachedSHA256, w.ApplicationUnits, w.ServerVersion, w.Scratch = attached, sum, nil, version, scratch
-		if err == nil || !strings.Contains(err.Error(), tt.want) {
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasSuffix(err.Error(), "; the data of etcd was not touched") {
 			t.Errorf("%s: %v, want %q", name, err, tt.want)
 		}
 		if call != nil && len(call.Results()) != 0 {
@@ -191,7 +191,7 @@ func checkUndone(t *testing.T, w *world) {
 	skip := map[string]any{"skip-backup": true, "health-timeout": "2s"}
 	before := w.fingerprint(t, true)
 	w.Service = &faulty{Service: real, hold: errors.New("hold etcd: it does not end")}
-	if _, err := w.run(t.Context(), "restore", skip); err == nil || err.Error() != "hold etcd: it does not end" {
+	if _, err := w.run(t.Context(), "restore", skip); err == nil || err.Error() != "hold etcd: it does not end; the data of etcd was not touched" {
 		t.Errorf("etcd does not stop: %v", err)
 	}
 	if after := w.fingerprint(t, true); after != before {
@@ -271,8 +271,21 @@ func checkRestored(t *testing.T, w *world, want keyspace.State) {
 		t.Errorf("recover: %q, %v", outcome, err)
 	}
 	other := &action.Call{TaskID: "11111111-07d7-4697-8471-60156f87b1b4", Params: call.Params}
-	if outcome, err := (&restoreAction{w.Unit}).Recover(t.Context(), other); err != nil || outcome != "left-overs were removed" {
+	if outcome, err := (&restoreAction{w.Unit}).Recover(t.Context(), other); err != nil || outcome != "left-overs were removed; the data of etcd was not touched" {
 		t.Errorf("recover of another: %q, %v", outcome, err)
+	}
+	if results := other.Results(); len(results) != 0 {
+		t.Errorf("recover of another: results %v", results)
+	}
+	// A run that had made its archive when it was cut off names it.
+	cut := &action.Call{TaskID: other.TaskID, Params: call.Params, Started: time.Now().Add(-time.Minute)}
+	_, err = (&restoreAction{w.Unit}).Recover(t.Context(), cut)
+	if made := get(t, cut.Results(), "backup.path"); err != nil || made != get(t, results, "backup.path") {
+		t.Errorf("recover: archive %q, %v", made, err)
+	}
+	later := &action.Call{TaskID: other.TaskID, Params: call.Params, Started: time.Now().Add(time.Hour)}
+	if _, err := (&restoreAction{w.Unit}).Recover(t.Context(), later); err != nil || len(later.Results()) != 0 {
+		t.Errorf("recover of a later one: %v, %v", later.Results(), err)
 	}
 }
 

@@ -44,6 +44,7 @@ func (a *snapshotAction) Run(ctx context.Context, call *action.Call) error {
 		return fmt.Errorf("max-rate %w", err)
 	}
 	started := time.Now()
+	behind := a.lacksQuorum(ctx)
 	var made archive
 	switch call.Params.String("keys-version") {
 	case "v3":
@@ -63,8 +64,27 @@ func (a *snapshotAction) Run(ctx context.Context, call *action.Call) error {
 	call.Set("snapshot.sha256", made.sha256)
 	call.Set("snapshot.size", archivefile.HumanSize(made.allocated))
 	call.Set("snapshot.version", fmt.Sprintf("etcdctl version: %s\nAPI version: %s", made.etcdVersion, made.apiVersion))
+	if behind {
+		call.Set("snapshot.note", noteNoQuorum)
+	}
 	call.Set("copy.cmd", copyCommand(call.Program, call.Unit, made.path))
 	return nil
+}
+
+// noteNoQuorum is the note of a snapshot that is right, and perhaps not the newest state of the cluster.
+const noteNoQuorum = "etcd has no quorum: the snapshot holds what this member has heard of, and may be behind what others had"
+
+// lacksQuorum tells whether the unit's member answers without a quorum. What else may be wrong shows in the snapshot.
+func (u *Unit) lacksQuorum(ctx context.Context) bool {
+	client, err := u.dial()
+	if err != nil {
+		return false
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, member.ProbeTimeout)
+	defer cancel()
+	lacks, err := client.LacksQuorum(ctx)
+	return err == nil && lacks
 }
 
 // Recover removes what a run that was cut off left. The archive itself appears under its name only when it is complete.
@@ -107,6 +127,7 @@ func (u *Unit) saveBackend(ctx context.Context, call *action.Call, folder, prefi
 		return archive{}, err
 	}
 	defer out.discard()
+	out.most = stream.Size()
 	if err := archivefile.Write(out, io.TeeReader(progressReader{stream, newProgress(call, stream.Size())}, scanner), stream.Size(), time.Now()); err != nil {
 		return archive{}, err
 	}

@@ -71,7 +71,7 @@ func (u *Unit) resolveSource(call *action.Call) (source, error) {
 	file, attached, err := u.Resources.Path(resourceSnapshot)
 	if errors.Is(err, fs.ErrNotExist) {
 		//lint:ignore ST1005 people search for these words, which the charm says
-		return source{}, fmt.Errorf("Missing snapshot: attach one with attach-resource %s snapshot=FILE, or give path=", u.Name.Application)
+		return source{}, fmt.Errorf("Missing snapshot: attach one with attach-resource %s snapshot=FILE, or give path=/PATH/ON/UNIT", u.Name.Application)
 	}
 	if err != nil {
 		return source{}, err
@@ -90,6 +90,9 @@ func (u *Unit) fileSource(given, want string) (source, error) {
 	}
 	s := source{name: given, wantSHA256: want, open: func() (*os.File, error) { return u.Root.Open(relative) }}
 	info, err := u.Root.Stat(relative)
+	if errors.Is(err, fs.ErrNotExist) {
+		return source{}, fmt.Errorf("restore refused: no archive %q on unit %s", given, u.Name)
+	}
 	if err != nil {
 		return source{}, fmt.Errorf("find archive: %w", err)
 	}
@@ -211,7 +214,7 @@ func (u *Unit) checkSpace(backend int64) error {
 		need, free int64
 	}{{u.Record.DataDir, data, freeData}, {u.Record.WALDir, wal, freeWAL}, {u.Scratch, scratch, freeScratch}} {
 		if need.need > need.free {
-			return fmt.Errorf("no space left for the restore: %q needs %s, %s are free", need.where,
+			return fmt.Errorf("no space left for the restore: %q needs %s, %s are free", u.inUnit(need.where),
 				humanize.Bytes(uint64(need.need)), humanize.Bytes(uint64(need.free)))
 		}
 	}

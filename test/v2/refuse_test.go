@@ -19,8 +19,9 @@ import (
 func (u target) refuses(t *testing.T, file, want string) {
 	t.Helper()
 	before, keys := u.process(t), len(u.store.read(t))
-	u.home.Must(t, "attach-resource", u.application, "snapshot="+file)
-	task := u.home.Action(t, u.name, "restore")
+	const there = "/home/ubuntu/refused.tar.gz" // what is not right cannot even be attached
+	u.home.Must(t, "scp", "--overwrite", file, u.name+":"+there)
+	task := u.home.Action(t, u.name, "restore", "path="+there)
 	if task.Status != "failed" || !strings.HasPrefix(task.Message, "restore refused: ") || !strings.Contains(task.Message, want) {
 		t.Errorf("restore of %s: %s: %q, want %q", filepath.Base(file), task.Status, task.Message, want)
 	}
