@@ -31,6 +31,8 @@ type Options struct {
 	CASHA256 string
 	// RetainUntil locks the objects in stores that can.
 	RetainUntil time.Time
+	// Fast compresses faster, and less.
+	Fast bool
 	// Observe is told what happens. It may be nil.
 	Observe func(Event)
 }
@@ -99,7 +101,7 @@ func from(ctx context.Context, repo *repository.Repository, writer *repository.W
 		return repository.Manifest{}, fmt.Errorf("%w: %w", errMember, err)
 	}
 	defer stream.Close()
-	upload, err := repo.Upload(ctx, opts.Cluster, repository.UploadOptions{RetainUntil: opts.RetainUntil})
+	upload, err := repo.Upload(ctx, opts.Cluster, repository.UploadOptions{RetainUntil: opts.RetainUntil, Fast: opts.Fast})
 	if err != nil {
 		return repository.Manifest{}, err
 	}

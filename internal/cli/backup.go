@@ -130,7 +130,7 @@ func (a *app) endpointsOf(text string) (endpoints []string, files unit.TLSFiles,
 func (a *app) backup() *cobra.Command {
 	var f repoFlags
 	var etcd etcdFlags
-	var rate string
+	var rate, compression string
 	var newTimeline bool
 	var retain time.Duration
 	command := &cobra.Command{
@@ -145,6 +145,9 @@ func (a *app) backup() *cobra.Command {
 			pace, err := parsePace(rate)
 			if err != nil {
 				return err
+			}
+			if compression != "usual" && compression != "fast" {
+				return usagef("--compression must be usual or fast, given %q", compression)
 			}
 			until, err := retainUntil(retain)
 			if err != nil {
@@ -165,7 +168,7 @@ func (a *app) backup() *cobra.Command {
 			}
 			defer func() { _ = closeAll(clients) }()
 			options := backup.Options{Cluster: f.cluster, Rate: pace, NewTimeline: newTimeline, CASHA256: authority}
-			options.RetainUntil = until
+			options.RetainUntil, options.Fast = until, compression == "fast"
 			return a.runBackup(c.Context(), repo, clients, options, &f)
 		},
 	}
@@ -174,6 +177,7 @@ func (a *app) backup() *cobra.Command {
 	f.registerCluster(flags)
 	etcd.register(a, flags)
 	flags.StringVar(&rate, "max-rate", "automatic", "pace in bytes of database per second, such as 30MB; 0 is unlimited; automatic is 60MB where etcd is on this machine")
+	flags.StringVar(&compression, "compression", "usual", "usual, or fast: less processor time and a larger object")
 	flags.BoolVar(&newTimeline, "new-timeline", false, "the cluster was restored or replaced since its last backup, and that is known")
 	registerRetain(flags, &retain)
 	return command

@@ -47,6 +47,8 @@ type UploadOptions struct {
 	RetainUntil time.Time
 	// Taken is when the snapshot was taken, for one that was not taken now.
 	Taken time.Time
+	// Fast compresses faster, and less.
+	Fast bool
 	// Verbatim is the object of another repository whose stored bytes are written, as they are, and not those of a backend.
 	Verbatim *Object
 }
@@ -79,7 +81,7 @@ func (r *Repository) Upload(ctx context.Context, cluster string, opts UploadOpti
 	if u.verbatim {
 		return u, nil
 	}
-	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: recipients}); err != nil {
+	if u.sealer, err = seal.NewWriter(sentBytes{u}, seal.Options{Recipients: recipients, Fast: opts.Fast}); err != nil {
 		pipe.CloseWithError(err)
 		u.wait()
 		return nil, fmt.Errorf("begin upload: %w", err)

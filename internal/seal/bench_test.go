@@ -100,7 +100,7 @@ func BenchmarkReader(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer func() { _ = object.Close() }()
-		sealFile(b, object, file, seal.Options{Recipients: opts.Recipients})
+		sealFile(b, object, file, seal.Options{Recipients: opts.Recipients, Fast: opts.Fast})
 		buf := make([]byte, 256<<10)
 		timed(b, size, func() {
 			if _, err := object.Seek(0, io.SeekStart); err != nil {
@@ -161,9 +161,12 @@ func variants(b *testing.B, run func(*testing.B, string, int, seal.Options, []se
 			if encrypt {
 				opts.Recipients, ids, name = []seal.Recipient{recipient}, identities, "encrypted"
 			}
-			b.Run(fmt.Sprintf("%s/%d", name, concurrency), func(b *testing.B) {
-				run(b, db, size, opts, ids)
-			})
+			for _, fast := range []bool{false, true} {
+				opts.Fast = fast
+				b.Run(fmt.Sprintf("%s/%d/fast=%t", name, concurrency, fast), func(b *testing.B) {
+					run(b, db, size, opts, ids)
+				})
+			}
 		}
 	}
 }

@@ -27,6 +27,8 @@ type Options struct {
 	Concurrency int
 	// FrameSize is the content of a frame in bytes, up to MaxFrame; 0 is DefaultFrame.
 	FrameSize int
+	// Fast takes less time and makes larger objects. It is zstd all the same.
+	Fast bool
 }
 
 // Writer seals a stream: an io.Writer for the plain bytes, which writes the object to another. It keeps
@@ -83,7 +85,7 @@ func NewWriter(dst io.Writer, opts Options) (*Writer, error) {
 	}
 	// The window comes before the level, which would halve the blocks to 64 KiB: as fast, and 1 % larger.
 	if w.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(n), zstd.WithWindowSize(windowFor(w.frameSize)),
-		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true)); err != nil {
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithNoEntropyCompression(opts.Fast), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true)); err != nil {
 		return nil, fmt.Errorf("seal object: %w", err)
 	}
 	if len(opts.Recipients) > 0 {
