@@ -118,8 +118,14 @@ func (o Options) Validate() error {
 	if o.BlockSize != 0 && (o.BlockSize < leastBlock || o.BlockSize > mostBlock) {
 		wrong = append(wrong, fmt.Errorf("block size %d: want %d to %d bytes", o.BlockSize, leastBlock, mostBlock))
 	}
-	if o.Credentials.AccountKey != "" && o.Credentials.SASToken != "" {
-		wrong = append(wrong, errors.New("credentials: want an account key or a SAS token, not both"))
+	given := 0
+	for _, text := range []string{o.Credentials.AccountKey, o.Credentials.SASToken, o.Credentials.File} {
+		if text != "" {
+			given++
+		}
+	}
+	if given > 1 {
+		wrong = append(wrong, errors.New("credentials: want an account key, a SAS token or a file, not several"))
 	}
 	return errors.Join(wrong...)
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -126,6 +128,55 @@ func TestFind(t *testing.T) {
 		tt.o.Credentials.Getenv = func(name string) string { return tt.env[name] }
 		if got, err := find(tt.o); got != tt.want || err != nil {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, tt.want)
+		}
+	}
+}
+
+// TestCredentialsFile reads each of the three things that a file may hold, and repeats nothing of what it refuses.
+func TestCredentialsFile(t *testing.T) {
+	env := func(string) string { return "hunter2;" } // which a file comes before
+	file := func(text string, mode os.FileMode) Options {
+		t.Helper()
+		name := filepath.Join(t.TempDir(), "credentials")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+		return Options{Account: "given", Container: "container", Credentials: Credentials{File: name, Getenv: env}}
+	}
+	const usual, sas = "https://given.blob.core.windows.net", "sv=2026&sig=a%2Fb%3D"
+	for text, want := range map[string]identity{
+		someKey + "\n": {"given", usual, someKey, ""},
+		"AccountName=given;AccountKey=" + someKey + ";EndpointSuffix=core.example\n": {"given", "https://given.blob.core.example", someKey, ""},
+		sas + "\n": {"given", usual, "", sas},
+		"?" + sas:  {"given", usual, "", "?" + sas},
+	} {
+		o := file(text, 0o400)
+		if got, err := find(o); got != want || err != nil {
+			t.Errorf("%q: %+v, %v; want %+v", text, got, err, want)
+		}
+		if _, err := New(o); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		o    Options
+		want string
+	}{
+		"others may read it": {file(someKey, 0o640), "chmod 600"},
+		"nothing of it":      {file("hunter2", 0o600), "holds no connection string"},
+		"empty":              {file("", 0o600), "holds no connection string"},
+		"another account":    {file("AccountName=other;AccountKey="+someKey, 0o600), `for account "other", not for "given"`},
+		"no key":             {file("AccountName=given;hunter2", 0o600), "not NAME=VALUE"},
+		"no file":            {Options{Account: "given", Container: "container", Credentials: Credentials{File: "/none/hunter"}}, "no such file"},
+		"a folder":           {Options{Account: "given", Container: "container", Credentials: Credentials{File: t.TempDir()}}, "no file of credentials"},
+		"beside a key":       {Options{Account: "given", Container: "container", Credentials: Credentials{File: "/x", AccountKey: someKey}}, "not several"},
+	} {
+		_, err := New(tt.o)
+		if !errors.Is(err, store.ErrFinal) || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), someKey) {
+			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
 	}
 }
