@@ -1,7 +1,6 @@
 package azure
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -331,46 +329,15 @@ func TestBlockSizes(t *testing.T) {
 	if total>>30 != 2421 {
 		t.Errorf("%d blocks hold %d bytes", mostBlocks, total)
 	}
+	s := &Store{block: 8 << 20}
+	if size, err := s.sizeOf(mostBlocks); size != 128<<20 || err != nil {
+		t.Errorf("the last block: %d, %v", size, err)
+	}
+	if _, err := s.sizeOf(mostBlocks + 1); !errors.Is(err, store.ErrFinal) {
+		t.Errorf("one more: %v", err)
+	}
 	p := &put{id: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 	if first, last := p.blockID(1), p.blockID(mostBlocks); len(first) != len(last) || first == last || len(p.id) > 58 { // of 64 bytes
 		t.Errorf("names of blocks: %s, %s", first, last)
-	}
-}
-
-// TestCutter cuts streams of sizes around those of blocks, which come in pieces of all sizes.
-func TestCutter(t *testing.T) {
-	const block = 1 << 20
-	for _, size := range []int{0, 1, firstRead - 1, firstRead, firstRead + 1, block - 1, block, block + 1, 2*block - 1, 2 * block, 2*block + 1} {
-		content := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7}, size/7+1)[:size]
-		for name, reader := range map[string]io.Reader{
-			"whole":    bytes.NewReader(content),
-			"half":     iotest.HalfReader(bytes.NewReader(content)),
-			"data+EOF": iotest.DataErrReader(bytes.NewReader(content)),
-		} {
-			cut := &cutter{content: reader, block: block}
-			var got, buffer []byte
-			blocks := 0
-			for last := false; !last; blocks++ {
-				var err error
-				if buffer, last, err = cut.next(t.Context(), buffer); err != nil {
-					t.Fatal(err)
-				}
-				if len(buffer) > block || !last && len(buffer) != block {
-					t.Errorf("%s of %d: block %d has %d bytes", name, size, blocks+1, len(buffer))
-				}
-				got = append(got, buffer...)
-			}
-			if !bytes.Equal(got, content) || blocks != max(1, (size+block-1)/block) {
-				t.Errorf("%s of %d: %d blocks, %d bytes", name, size, blocks, len(got))
-			}
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), block: block}).next(ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), block: block, number: mostBlocks}).next(t.Context(), nil); !errors.Is(err, store.ErrFinal) {
-		t.Errorf("too many blocks: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // The variables that Azure's own tools read.
@@ -284,5 +285,5 @@ func (k *keyring) clean(text string) string {
 	if signs.MatchString(text) {
 		return "[not shown: it repeats the request's signature]"
 	}
-	return printable(text)
+	return network.Printable(text)
 }
