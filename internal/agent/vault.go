@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/holdfast-project/holdfast/internal/config"
@@ -40,7 +41,7 @@ func (a *Agent) openVault(ctx context.Context, c config.Repository) (v unitactio
 	if err != nil {
 		return v, err
 	}
-	opened, err := at.Open(ctx, false)
+	opened, err := at.Open(ctx, location.Options{Getenv: os.Getenv})
 	if err != nil {
 		return v, err
 	}

@@ -43,7 +43,7 @@ func (f *repoFlags) register(a *app, flags *pflag.FlagSet) {
 // registerPlace adds those that all have.
 func (f *repoFlags) registerPlace(a *app, flags *pflag.FlagSet) {
 	f.output = "text"
-	flags.StringVar(&f.url, "repo", a.Getenv("HOLDFAST_REPO"), "repository: file:///srv/backups or s3://BUCKET/PREFIX?endpoint=URL (default $HOLDFAST_REPO)")
+	flags.StringVar(&f.url, "repo", a.Getenv("HOLDFAST_REPO"), "repository: file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, azblob://CONTAINER/PREFIX?account=NAME or sftp://USER@HOST/PATH (default $HOLDFAST_REPO)")
 	flags.StringVar(&f.trust, "trust", a.Getenv("HOLDFAST_TRUST"), "fingerprint of the repository's root key (default $HOLDFAST_TRUST, else what was there first)")
 	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
 	flags.StringVar(&f.config, "config", a.Getenv("HOLDFAST_CONFIG"), "configuration of this machine (default $HOLDFAST_CONFIG, else config.yaml in $HOLDFAST_HOME, else /etc/holdfast/config.yaml)")
@@ -106,16 +106,16 @@ func (f *repoFlags) configure(a *app) error {
 // openStore opens the place of a repository.
 func (f *repoFlags) openStore(ctx context.Context, a *app, create bool) (store.Store, location.Location, error) {
 	if err := f.configure(a); err != nil {
-		return nil, location.Location{}, err
+		return nil, nil, err
 	}
 	if err := f.check(); err != nil {
-		return nil, location.Location{}, err
+		return nil, nil, err
 	}
 	at, err := location.Parse(f.url)
 	if err != nil {
-		return nil, at, usageError{err}
+		return nil, nil, usageError{err}
 	}
-	opened, err := at.Open(ctx, create)
+	opened, err := at.Open(ctx, location.Options{Create: create, Getenv: a.Getenv})
 	if err != nil {
 		return nil, at, fmt.Errorf("open repository %s: %w", at, err)
 	}

@@ -19,7 +19,10 @@ import (
 func TestRootKeyIsKeptWhereItMayCount(t *testing.T) {
 	failure := errors.New("connection reset by peer")
 	a := &app{Environment: Environment{Stderr: io.Discard}}
-	at := location.Location{Path: "/srv/backups"}
+	at, err := location.Parse("file:///srv/backups")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		made bool
 		err  error

@@ -71,10 +71,8 @@ func (o RetryOptions) Do(ctx context.Context, call func() error) error {
 
 // worthAnother tells whether an error may be gone at the next try.
 func worthAnother(ctx context.Context, err error) bool {
-	for _, final := range []error{ErrExists, ErrNotFound, ErrDenied, ErrUnsupported, ErrFinal, context.Canceled} {
-		if errors.Is(err, final) {
-			return false
-		}
+	if Refused(err) || errors.Is(err, context.Canceled) {
+		return false
 	}
 	if _, locked := errors.AsType[Locked](err); locked {
 		return false

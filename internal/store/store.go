@@ -56,6 +56,16 @@ func (l Locked) Error() string {
 	return "object is locked until " + l.Until.UTC().Format(time.RFC3339)
 }
 
+// Refused tells whether an error is of one of the classes above: the store has said no, so that a call had no effect.
+func Refused(err error) bool {
+	for _, class := range []error{ErrExists, ErrNotFound, ErrDenied, ErrUnsupported, ErrFinal} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
+}
+
 // Mark puts an error into a class, such as ErrFinal, without a change of its text.
 func Mark(err, class error) error { return marked{err, class} }
 

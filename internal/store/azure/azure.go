@@ -30,7 +30,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"regexp"
 	"strings"
@@ -42,6 +41,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // Options say where a store is and how to reach it. Container is required, and an Account or an Endpoint.
@@ -118,8 +118,14 @@ func (o Options) Validate() error {
 	if o.BlockSize != 0 && (o.BlockSize < leastBlock || o.BlockSize > mostBlock) {
 		wrong = append(wrong, fmt.Errorf("block size %d: want %d to %d bytes", o.BlockSize, leastBlock, mostBlock))
 	}
-	if o.Credentials.AccountKey != "" && o.Credentials.SASToken != "" {
-		wrong = append(wrong, errors.New("credentials: want an account key or a SAS token, not both"))
+	given := 0
+	for _, text := range []string{o.Credentials.AccountKey, o.Credentials.SASToken, o.Credentials.File} {
+		if text != "" {
+			given++
+		}
+	}
+	if given > 1 {
+		wrong = append(wrong, errors.New("credentials: want an account key, a SAS token or a file, not several"))
 	}
 	return errors.Join(wrong...)
 }
@@ -134,7 +140,7 @@ func newStore(o Options) (*Store, error) {
 	if o.Stall == 0 {
 		o.Stall = 2 * time.Minute
 	}
-	transport, err := newTransport(o.CAFile, o.Stall)
+	connections, err := network.NewTransport(o.CAFile, o.Stall)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +152,7 @@ func newStore(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, keys, err := who.client(service.JoinPath(o.Container), transport)
+	client, keys, err := who.client(service.JoinPath(o.Container), transport{connections})
 	if err != nil {
 		return nil, err
 	}
@@ -159,22 +165,10 @@ func newStore(o Options) (*Store, error) {
 
 // endpoint reads the URL of a blob service.
 func endpoint(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil, u.User != nil: // not shown: it may hold a password
-		return nil, errors.New("the endpoint is no URL such as https://ACCOUNT.blob.core.windows.net")
-	case u.Scheme != "https" && u.Scheme != "http", u.Host == "", u.RawQuery != "", u.ForceQuery, u.Fragment != "",
-		u.Path != "" && u.Path != "/" && !accountName.MatchString(strings.Trim(u.Path, "/")):
-		return nil, errors.New("an endpoint is https://HOST:PORT, for some servers with /ACCOUNT, and no more")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, fmt.Errorf("endpoint http://%s: http is for addresses of this machine only; want https", u.Host)
-	}
-	return u, nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return network.Endpoint{
+		Example: "https://ACCOUNT.blob.core.windows.net", Form: "https://HOST:PORT, for some servers with /ACCOUNT",
+		Path: func(path string) bool { return accountName.MatchString(strings.Trim(path, "/")) },
+	}.Parse(text)
 }
 
 // key is the name of an object in the container.

@@ -1,7 +1,6 @@
 package azure
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -126,6 +126,55 @@ func TestFind(t *testing.T) {
 		tt.o.Credentials.Getenv = func(name string) string { return tt.env[name] }
 		if got, err := find(tt.o); got != tt.want || err != nil {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, tt.want)
+		}
+	}
+}
+
+// TestCredentialsFile reads each of the three things that a file may hold, and repeats nothing of what it refuses.
+func TestCredentialsFile(t *testing.T) {
+	env := func(string) string { return "hunter2;" } // which a file comes before
+	file := func(text string, mode os.FileMode) Options {
+		t.Helper()
+		name := filepath.Join(t.TempDir(), "credentials")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+		return Options{Account: "given", Container: "container", Credentials: Credentials{File: name, Getenv: env}}
+	}
+	const usual, sas = "https://given.blob.core.windows.net", "sv=2026&sig=a%2Fb%3D"
+	for text, want := range map[string]identity{
+		someKey + "\n": {"given", usual, someKey, ""},
+		"AccountName=given;AccountKey=" + someKey + ";EndpointSuffix=core.example\n": {"given", "https://given.blob.core.example", someKey, ""},
+		sas + "\n": {"given", usual, "", sas},
+		"?" + sas:  {"given", usual, "", "?" + sas},
+	} {
+		o := file(text, 0o400)
+		if got, err := find(o); got != want || err != nil {
+			t.Errorf("%q: %+v, %v; want %+v", text, got, err, want)
+		}
+		if _, err := New(o); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		o    Options
+		want string
+	}{
+		"others may read it": {file(someKey, 0o640), "chmod 600"},
+		"nothing of it":      {file("hunter2", 0o600), "holds no connection string"},
+		"empty":              {file("", 0o600), "holds no connection string"},
+		"another account":    {file("AccountName=other;AccountKey="+someKey, 0o600), `for account "other", not for "given"`},
+		"no key":             {file("AccountName=given;hunter2", 0o600), "not NAME=VALUE"},
+		"no file":            {Options{Account: "given", Container: "container", Credentials: Credentials{File: "/none/hunter"}}, "no such file"},
+		"a folder":           {Options{Account: "given", Container: "container", Credentials: Credentials{File: t.TempDir()}}, "no file of credentials"},
+		"beside a key":       {Options{Account: "given", Container: "container", Credentials: Credentials{File: "/x", AccountKey: someKey}}, "not several"},
+	} {
+		_, err := New(tt.o)
+		if !errors.Is(err, store.ErrFinal) || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), someKey) {
+			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
 	}
 }
@@ -280,46 +329,15 @@ func TestBlockSizes(t *testing.T) {
 	if total>>30 != 2421 {
 		t.Errorf("%d blocks hold %d bytes", mostBlocks, total)
 	}
+	s := &Store{block: 8 << 20}
+	if size, err := s.sizeOf(mostBlocks); size != 128<<20 || err != nil {
+		t.Errorf("the last block: %d, %v", size, err)
+	}
+	if _, err := s.sizeOf(mostBlocks + 1); !errors.Is(err, store.ErrFinal) {
+		t.Errorf("one more: %v", err)
+	}
 	p := &put{id: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 	if first, last := p.blockID(1), p.blockID(mostBlocks); len(first) != len(last) || first == last || len(p.id) > 58 { // of 64 bytes
 		t.Errorf("names of blocks: %s, %s", first, last)
-	}
-}
-
-// TestCutter cuts streams of sizes around those of blocks, which come in pieces of all sizes.
-func TestCutter(t *testing.T) {
-	const block = 1 << 20
-	for _, size := range []int{0, 1, firstRead - 1, firstRead, firstRead + 1, block - 1, block, block + 1, 2*block - 1, 2 * block, 2*block + 1} {
-		content := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7}, size/7+1)[:size]
-		for name, reader := range map[string]io.Reader{
-			"whole":    bytes.NewReader(content),
-			"half":     iotest.HalfReader(bytes.NewReader(content)),
-			"data+EOF": iotest.DataErrReader(bytes.NewReader(content)),
-		} {
-			cut := &cutter{content: reader, block: block}
-			var got, buffer []byte
-			blocks := 0
-			for last := false; !last; blocks++ {
-				var err error
-				if buffer, last, err = cut.next(t.Context(), buffer); err != nil {
-					t.Fatal(err)
-				}
-				if len(buffer) > block || !last && len(buffer) != block {
-					t.Errorf("%s of %d: block %d has %d bytes", name, size, blocks+1, len(buffer))
-				}
-				got = append(got, buffer...)
-			}
-			if !bytes.Equal(got, content) || blocks != max(1, (size+block-1)/block) {
-				t.Errorf("%s of %d: %d blocks, %d bytes", name, size, blocks, len(got))
-			}
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), block: block}).next(ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), block: block, number: mostBlocks}).next(t.Context(), nil); !errors.Is(err, store.ErrFinal) {
-		t.Errorf("too many blocks: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/parts"
 )
 
 // buffers is how many blocks are in memory at most.
@@ -17,7 +18,7 @@ const buffers = 3
 
 // inBlocks puts a large object, whose first block is read, and gives its size. Blocks of a Put that fails are left to the
 // service: there is no call that gives them up.
-func (p *put) inBlocks(ctx context.Context, first []byte, cut *cutter) (size int64, err error) {
+func (p *put) inBlocks(ctx context.Context, first []byte, cut *parts.Cutter) (size int64, err error) {
 	// The commit decides; but when the object is there already, nothing need be sent.
 	if _, err := p.head(ctx, p.key); err == nil {
 		return 0, store.ErrExists
@@ -41,7 +42,7 @@ func (p *put) blockID(number int) string {
 }
 
 // send stages all blocks: while one is read, others are on their way. No call is under way any more when it returns.
-func (p *put) send(ctx context.Context, first []byte, cut *cutter) (count int, size int64, err error) {
+func (p *put) send(ctx context.Context, first []byte, cut *parts.Cutter) (count int, size int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	group, ctx := errgroup.WithContext(ctx)
@@ -65,7 +66,7 @@ func (p *put) send(ctx context.Context, first []byte, cut *cutter) (count int, s
 		}
 		select {
 		case buffer := <-free:
-			block, last, err = cut.next(ctx, buffer)
+			block, last, err = cut.Next(ctx, buffer)
 		case <-ctx.Done():
 			err = context.Cause(ctx) // of a block that could not be sent, too
 		}

@@ -2,12 +2,16 @@ package azure
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -15,6 +19,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // The variables that Azure's own tools read.
@@ -25,12 +30,15 @@ const (
 	envConnection = "AZURE_STORAGE_CONNECTION_STRING"
 )
 
-// Credentials say who asks. What is given here is used as it is, an account key or a SAS token. Without, it is looked for
-// where Azure's own tools look: the variables AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY and AZURE_STORAGE_SAS_TOKEN,
+// Credentials say who asks. What is given here is used as it is, an account key, a SAS token or a file. Without, it is looked
+// for where Azure's own tools look: the variables AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY and AZURE_STORAGE_SAS_TOKEN,
 // in this order, when the options say how to read them; then what azidentity finds, such as the identity of the machine or
 // pod. Nobody asks without credentials.
 type Credentials struct {
 	AccountKey, SASToken string
+	// File holds a connection string, an account key or a SAS token, and nothing else. New reads it, once. One of this user
+	// that others can read is refused.
+	File string
 	// Getenv reads a variable of the environment, as os.Getenv does. With nil none of those above are looked at.
 	Getenv func(name string) string
 }
@@ -42,6 +50,8 @@ func (c Credentials) String() string {
 		return "given account key"
 	case c.SASToken != "":
 		return "given SAS token"
+	case c.File != "":
+		return fmt.Sprintf("file %q", c.File)
 	}
 	return "those of Azure's tools"
 }
@@ -66,6 +76,10 @@ func find(o Options) (identity, error) {
 	given := who.key != "" || who.sas != ""
 	switch connection := env(envConnection); {
 	case given:
+	case o.Credentials.File != "":
+		if err := who.readFile(o.Credentials.File); err != nil {
+			return who, fmt.Errorf("read credentials: %w", err)
+		}
 	case connection != "":
 		if err := who.readConnection(connection); err != nil {
 			return who, fmt.Errorf("%s: %w", envConnection, err)
@@ -91,6 +105,48 @@ func find(o Options) (identity, error) {
 		who.endpoint = "https://" + who.account + ".blob.core.windows.net"
 	}
 	return who, nil
+}
+
+// mostFile bounds a file of credentials, in bytes: a connection string takes some hundred.
+const mostFile = 64 << 10
+
+// readFile reads a file of credentials, whatever of the three it holds. Its errors do not repeat it.
+func (who *identity) readFile(name string) error {
+	opened, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	info, err := opened.Stat()
+	if err != nil {
+		return err
+	}
+	owner, known := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.Mode().IsRegular() || info.Size() > mostFile:
+		return fmt.Errorf("%q is no file of credentials", name)
+	case info.Mode().Perm()&0o077 != 0 && (!known || int(owner.Uid) == os.Getuid()): // that of somebody else was made readable on purpose
+		return fmt.Errorf("%q has mode %#o, so that others may read it; run: chmod 600 %[1]q", name, info.Mode().Perm())
+	}
+	content, err := io.ReadAll(io.LimitReader(opened, mostFile))
+	if err != nil {
+		return err
+	}
+	text := strings.TrimSpace(string(content))
+	key, err := base64.StdEncoding.DecodeString(text)
+	switch {
+	case err == nil && len(key) > 0:
+		who.key = text
+	case strings.Contains(text, ";"):
+		if err := who.readConnection(text); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+	case strings.Contains(text, "sig="):
+		who.sas = text
+	default:
+		return fmt.Errorf("%q holds no connection string, account key or SAS token", name)
+	}
+	return nil
 }
 
 // readConnection reads a connection string. Its errors do not repeat it.
@@ -229,5 +285,5 @@ func (k *keyring) clean(text string) string {
 	if signs.MatchString(text) {
 		return "[not shown: it repeats the request's signature]"
 	}
-	return printable(text)
+	return network.Printable(text)
 }

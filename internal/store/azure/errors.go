@@ -2,30 +2,23 @@ package azure
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
-const (
-	// mostMessage bounds what is repeated of a server's words, in bytes.
-	mostMessage = 300
-	// mostAnswer bounds what is read of an answer to find its message, in bytes.
-	mostAnswer = 64 << 10
-)
+// mostAnswer bounds what is read of an answer to find its message, in bytes.
+const mostAnswer = 64 << 10
 
 // answer is a refusal by the service.
 type answer struct {
@@ -86,7 +79,7 @@ func (s *Store) explain(ctx context.Context, err error) error {
 		return unsigned
 	}
 	bare := reached{fmt.Sprintf("reach %s: %s", s.host, s.keys.clean(err.Error())), err}
-	if hopeless(err) {
+	if network.Hopeless(err) {
 		return store.Mark(bare, store.ErrFinal)
 	}
 	return bare
@@ -150,43 +143,4 @@ func classOf(a *answer) error {
 		return nil
 	}
 	return store.ErrFinal
-}
-
-// refused tells whether the service has said no, so that a call had no effect.
-func refused(err error) bool {
-	for _, class := range []error{store.ErrExists, store.ErrNotFound, store.ErrDenied, store.ErrUnsupported, store.ErrFinal} {
-		if errors.Is(err, class) {
-			return true
-		}
-	}
-	return false
-}
-
-// hopeless tells whether a server that cannot be reached will not be at the next try.
-func hopeless(err error) bool {
-	if _, is := errors.AsType[*tls.CertificateVerificationError](err); is {
-		return true
-	}
-	if _, is := errors.AsType[x509.UnknownAuthorityError](err); is {
-		return true
-	}
-	if _, is := errors.AsType[tls.RecordHeaderError](err); is { // it speaks no TLS
-		return true
-	}
-	dns, is := errors.AsType[*net.DNSError](err)
-	return is && dns.IsNotFound
-}
-
-// printable makes one line of a server's words.
-func printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	if text = strings.Join(strings.Fields(text), " "); len(text) > mostMessage {
-		text = strings.ToValidUTF8(text[:mostMessage], "") + "…"
-	}
-	return text
 }

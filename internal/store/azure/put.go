@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/parts"
 )
 
 // putID is the metadata that tells whose Put has made an object. Its names are identifiers, in which a hyphen has no place.
@@ -56,8 +57,8 @@ func (s *Store) put(ctx context.Context, name string, content io.Reader, opts st
 			return i, err
 		}
 	}
-	cut := &cutter{content: content, block: s.block}
-	first, last, err := cut.next(ctx, nil)
+	cut := parts.New(content, s.sizeOf)
+	first, last, err := cut.Next(ctx, nil)
 	if err != nil {
 		return i, err
 	}
@@ -129,7 +130,7 @@ func (p *put) publish(ctx context.Context, call func() error) error {
 			displaced = err
 			return nil
 		}
-		if err != nil && !refused(err) {
+		if err != nil && !store.Refused(err) {
 			doubts++
 		}
 		return err

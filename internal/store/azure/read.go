@@ -15,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // Open reads a part of an object. See store.Store.
@@ -50,7 +51,7 @@ func (s *Store) open(ctx context.Context, name string, from, length int64) (io.R
 		return nil, err
 	}
 	if given := value(response.ContentRange); part != (blob.HTTPRange{}) && !strings.HasPrefix(given, fmt.Sprintf("bytes %d-", from)) {
-		err := fmt.Errorf("the store gives the range %q of it, not that from byte %d", printable(given), from)
+		err := fmt.Errorf("the store gives the range %q of it, not that from byte %d", network.Printable(given), from)
 		return nil, errors.Join(store.Mark(err, store.ErrFinal), response.Body.Close())
 	}
 	return &body{ctx: ctx, store: s, raw: response.Body, name: name, left: length}, nil

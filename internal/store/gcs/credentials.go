@@ -15,6 +15,7 @@ import (
 	"golang.org/x/oauth2/google"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 const (
@@ -157,10 +158,10 @@ func (k *keyring) explain(ctx context.Context, err error) error {
 		}
 		return told
 	}
-	err = bare(err)
+	err = network.Bare(err)
 	told := fmt.Errorf("find credentials: %s", discreet(err.Error(), nil))
 	_, file := errors.AsType[*fs.PathError](err)
-	if _, network := errors.AsType[net.Error](err); network && !file && !hopeless(err) {
+	if _, onWay := errors.AsType[net.Error](err); onWay && !file && !network.Hopeless(err) {
 		return told
 	}
 	if k.had { // they may come back: a file that is being replaced

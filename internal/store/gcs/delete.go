@@ -33,7 +33,7 @@ func (s *Store) delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if err = s.remove(ctx, key, info.Generation); err == nil || ctx.Err() != nil || !refused(err) {
+	if err = s.remove(ctx, key, info.Generation); err == nil || ctx.Err() != nil || !store.Refused(err) {
 		return err
 	}
 	if until, locked := info.lock(time.Now()); locked {

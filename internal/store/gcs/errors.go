@@ -2,27 +2,19 @@ package gcs
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
-	"unicode"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
-const (
-	// mostMessage bounds what is repeated of a server's words, in bytes.
-	mostMessage = 300
-	// mostRefusal bounds what is read of them, in bytes.
-	mostRefusal = 64 << 10
-)
+// mostRefusal bounds what is read of a server's words, in bytes.
+const mostRefusal = 64 << 10
 
 // answer is a refusal by the server.
 type answer struct {
@@ -112,16 +104,6 @@ func classOf(a *answer) error {
 	return store.ErrFinal
 }
 
-// refused tells whether the server has said no, so that a call had no effect.
-func refused(err error) bool {
-	for _, class := range []error{store.ErrExists, store.ErrNotFound, store.ErrDenied, store.ErrUnsupported, store.ErrFinal} {
-		if errors.Is(err, class) {
-			return true
-		}
-	}
-	return false
-}
-
 var errCut = errors.New("the connection was closed before all of the answer came")
 
 // explain puts an error of a connection into the store's words and classes. What it gives holds no URL, as the query of one
@@ -130,38 +112,15 @@ func (s *Store) explain(ctx context.Context, err error, hide []string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	err = bare(err)
+	err = network.Bare(err)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errCut
 	}
 	reached := fmt.Errorf("reach %s: %s", s.host, discreet(err.Error(), hide))
-	if hopeless(err) {
+	if network.Hopeless(err) {
 		return store.Mark(reached, store.ErrFinal)
 	}
 	return reached
-}
-
-// bare takes the URL off an error.
-func bare(err error) error {
-	for u, is := errors.AsType[*url.Error](err); is; u, is = errors.AsType[*url.Error](err) {
-		err = u.Err
-	}
-	return err
-}
-
-// hopeless tells whether a server that cannot be reached will not be at the next try.
-func hopeless(err error) bool {
-	if _, is := errors.AsType[*tls.CertificateVerificationError](err); is {
-		return true
-	}
-	if _, is := errors.AsType[x509.UnknownAuthorityError](err); is {
-		return true
-	}
-	if _, is := errors.AsType[tls.RecordHeaderError](err); is { // it does not speak TLS
-		return true
-	}
-	dns, is := errors.AsType[*net.DNSError](err)
-	return is && dns.IsNotFound
 }
 
 // discreet makes one line of a server's words, without secrets that it may have repeated.
@@ -177,14 +136,5 @@ func discreet(text string, hide []string) string {
 			return "[not shown: it repeats something secret]"
 		}
 	}
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	if text = strings.Join(strings.Fields(text), " "); len(text) > mostMessage {
-		text = strings.ToValidUTF8(text[:mostMessage], "") + "…"
-	}
-	return text
+	return network.Printable(text)
 }

@@ -29,7 +29,6 @@ package gcs
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -37,6 +36,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // Options say where a store is and how to reach it. Bucket is required.
@@ -132,13 +132,13 @@ func newStore(o Options) (*Store, error) {
 	if o.Stall == 0 {
 		o.Stall = 2 * time.Minute
 	}
-	transport, err := newTransport(o.CAFile, o.Stall)
+	transport, err := network.NewTransport(o.CAFile, o.Stall)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
 		transport: transport,
-		keys:      newKeyring(o.CredentialsFile, loopback(server.Hostname()), transport),
+		keys:      newKeyring(o.CredentialsFile, network.Loopback(server.Hostname()), transport),
 		base:      server.Scheme + "://" + server.Host,
 		host:      server.Host,
 		bucket:    o.Bucket,
@@ -156,21 +156,7 @@ func endpoint(text string) (*url.URL, error) {
 	if text == "" {
 		return &url.URL{Scheme: "https", Host: "storage.googleapis.com"}, nil
 	}
-	u, err := url.Parse(text)
-	switch {
-	case err != nil, u.User != nil: // not shown: it may hold a password
-		return nil, errors.New("the endpoint is no URL such as https://gcs.example:4443")
-	case u.Scheme != "https" && u.Scheme != "http", u.Host == "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
-		return nil, errors.New("an endpoint is https://HOST:PORT, and no more")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, fmt.Errorf("endpoint http://%s: http is for addresses of this machine only; want https", u.Host)
-	}
-	return u, nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return network.Endpoint{Example: "https://gcs.example:4443", Form: "https://HOST:PORT"}.Parse(text)
 }
 
 // key is the name of an object in the bucket.

@@ -1,14 +1,11 @@
 package gcs
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
-	"testing/iotest"
 
 	"github.com/holdfast-project/holdfast/internal/store"
 )
@@ -95,40 +92,5 @@ func TestRefusals(t *testing.T) {
 		if tt.text != "" && got.Error() != tt.text {
 			t.Errorf("%d %s: %q, want %q", tt.status, tt.body, got, tt.text)
 		}
-	}
-}
-
-// TestCutter cuts streams of sizes around those of chunks, which come in pieces of all sizes.
-func TestCutter(t *testing.T) {
-	const chunk = 1 << 20
-	for _, size := range []int{0, 1, firstRead - 1, firstRead, firstRead + 1, chunk - 1, chunk, chunk + 1, 2*chunk - 1, 2 * chunk, 2*chunk + 1} {
-		content := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7}, size/7+1)[:size]
-		for name, reader := range map[string]io.Reader{
-			"whole":    bytes.NewReader(content),
-			"half":     iotest.HalfReader(bytes.NewReader(content)),
-			"data+EOF": iotest.DataErrReader(bytes.NewReader(content)),
-		} {
-			cut := &cutter{content: reader, size: chunk}
-			var got, buffer []byte
-			chunks := 0
-			for last := false; !last; chunks++ {
-				var err error
-				if buffer, last, err = cut.next(t.Context(), buffer); err != nil {
-					t.Fatal(err)
-				}
-				if len(buffer) > chunk || !last && len(buffer) != chunk {
-					t.Errorf("%s of %d: chunk %d has %d bytes", name, size, chunks+1, len(buffer))
-				}
-				got = append(got, buffer...)
-			}
-			if !bytes.Equal(got, content) || chunks != max(1, (size+chunk-1)/chunk) {
-				t.Errorf("%s of %d: %d chunks, %d bytes", name, size, chunks, len(got))
-			}
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), size: chunk}).next(ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
 	}
 }

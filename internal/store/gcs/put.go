@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/parts"
 )
 
 // putID is the metadata that tells whose Put has made an object.
@@ -65,8 +66,8 @@ func (s *Store) put(ctx context.Context, name string, content io.Reader, opts st
 			return info, err
 		}
 	}
-	cut := &cutter{content: content, size: s.chunk}
-	first, last, err := cut.next(ctx, nil)
+	cut := parts.New(content, func(int) (int, error) { return s.chunk, nil })
+	first, last, err := cut.Next(ctx, nil)
 	if err != nil {
 		return info, err
 	}
@@ -123,7 +124,7 @@ func (p *put) whole(ctx context.Context, content []byte, sum string) (info resou
 	err = p.retry.Do(ctx, func() error {
 		info = resource{}
 		err := p.ask(ctx, call, &info)
-		doubt = doubt || err != nil && !refused(err)
+		doubt = doubt || err != nil && !store.Refused(err)
 		return err
 	})
 	if err != nil {

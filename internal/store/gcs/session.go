@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/parts"
 )
 
 // cancelTime bounds the call that ends a session, which is made also when time is up for the Put.
@@ -51,7 +52,7 @@ var (
 )
 
 // inSession puts a large object, whose first chunk is read, and gives its size and sum.
-func (p *put) inSession(ctx context.Context, first []byte, cut *cutter) (info resource, size int64, sum uint32, err error) {
+func (p *put) inSession(ctx context.Context, first []byte, cut *parts.Cutter) (info resource, size int64, sum uint32, err error) {
 	// The last chunk decides; but when the object is there already, nothing need be sent.
 	if _, err := p.head(ctx, p.key); err == nil {
 		return info, 0, 0, store.ErrExists
@@ -128,7 +129,7 @@ func drain(response *http.Response) {
 
 // sendAll sends the first chunk and all that follow: while one is on its way, the next is read. No call is under way any more
 // when it returns.
-func (s *session) sendAll(ctx context.Context, first []byte, cut *cutter) (size int64, sum uint32, err error) {
+func (s *session) sendAll(ctx context.Context, first []byte, cut *parts.Cutter) (size int64, sum uint32, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	chunk, last := first, false
@@ -147,7 +148,7 @@ func (s *session) sendAll(ctx context.Context, first []byte, cut *cutter) (size 
 				cancel(err)
 			}
 		}()
-		next, nextLast, err := cut.next(ctx, spare)
+		next, nextLast, err := cut.Next(ctx, spare)
 		if err != nil {
 			cancel(err)
 		}
@@ -179,7 +180,7 @@ func (s *session) sendChunk(ctx context.Context, chunk []byte, at int64, sum str
 		}
 		s.unsure = true
 		err := s.accept(ctx, r, at, end)
-		if last && err != nil && (s.forgotten || !refused(err)) {
+		if last && err != nil && (s.forgotten || !store.Refused(err)) {
 			s.doubt = true
 		}
 		return err

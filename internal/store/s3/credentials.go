@@ -14,6 +14,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // Credentials say who asks. The zero value looks where AWS's own tools do: the variables AWS_ACCESS_KEY_ID,
@@ -98,10 +99,7 @@ func (k *keyring) RetrieveWithCredContext(cc *credentials.CredContext) (credenti
 			err = errors.New("no keys")
 		}
 		if err != nil {
-			for u, is := errors.AsType[*url.Error](err); is; u, is = errors.AsType[*url.Error](err) {
-				err = u.Err // without the URL, that may hold a token
-			}
-			failed = append(failed, from.name+": "+printable(err.Error()))
+			failed = append(failed, from.name+": "+network.Printable(network.Bare(err).Error())) // the URL may hold a token
 			continue
 		}
 		k.current = from
@@ -135,5 +133,5 @@ func (k *keyring) clean(text string) string {
 			return "[not shown: it repeats the request's signature]"
 		}
 	}
-	return printable(text)
+	return network.Printable(text)
 }

@@ -53,7 +53,7 @@ func (s *Store) delete(ctx context.Context, key string) error {
 
 // whyNotDeleted tells a lock from other refusals. Servers refuse with different codes, so the object is asked.
 func (s *Store) whyNotDeleted(ctx context.Context, key string, info minio.ObjectInfo, refusal error) error {
-	if ctx.Err() != nil || !refused(refusal) {
+	if ctx.Err() != nil || !store.Refused(refusal) {
 		return refusal
 	}
 	until, err := time.Parse(time.RFC3339, info.Metadata.Get(retainHeader))

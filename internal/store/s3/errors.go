@@ -2,23 +2,16 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
-	"unicode"
 
 	"github.com/minio/minio-go/v7"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
-
-// mostMessage bounds what is repeated of a server's words, in bytes.
-const mostMessage = 300
 
 // answer is a refusal by the server.
 type answer struct {
@@ -79,12 +72,9 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	if errors.Is(err, store.ErrDenied) { // no credentials were found
 		return err
 	}
-	bare := err
-	for u, is := errors.AsType[*url.Error](bare); is; u, is = errors.AsType[*url.Error](bare) {
-		bare = u.Err
-	}
+	bare := network.Bare(err)
 	reached := fmt.Errorf("reach %s: %w", s.host, bare)
-	if hopeless(bare) {
+	if network.Hopeless(bare) {
 		return store.Mark(reached, store.ErrFinal)
 	}
 	return reached
@@ -124,30 +114,4 @@ func (s *Store) classOf(a *answer) error {
 		return nil
 	}
 	return store.ErrFinal
-}
-
-// hopeless tells whether a server that cannot be reached will not be at the next try.
-func hopeless(err error) bool {
-	if _, is := errors.AsType[*tls.CertificateVerificationError](err); is {
-		return true
-	}
-	if _, is := errors.AsType[x509.UnknownAuthorityError](err); is {
-		return true
-	}
-	dns, is := errors.AsType[*net.DNSError](err)
-	return is && dns.IsNotFound || errors.Is(err, http.ErrSchemeMismatch)
-}
-
-// printable makes one line of a server's words.
-func printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	if text = strings.Join(strings.Fields(text), " "); len(text) > mostMessage {
-		text = strings.ToValidUTF8(text[:mostMessage], "") + "…"
-	}
-	return text
 }

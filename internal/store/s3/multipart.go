@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/parts"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 )
 
 // inParts puts a large object, whose first part is read, and gives its size.
-func (p *put) inParts(ctx context.Context, first []byte, cut *cutter) (size int64, err error) {
+func (p *put) inParts(ctx context.Context, first []byte, cut *parts.Cutter) (size int64, err error) {
 	// The completion decides; but when the object is there already, nothing need be sent.
 	if _, err := p.head(ctx, p.key); err == nil {
 		return 0, store.ErrExists
@@ -47,7 +48,7 @@ func (p *put) inParts(ctx context.Context, first []byte, cut *cutter) (size int6
 }
 
 // send uploads all parts: while one is read, another is on its way. No call is under way any more when it returns.
-func (p *put) send(ctx context.Context, upload string, first []byte, cut *cutter) (parts []minio.CompletePart, size int64, err error) {
+func (p *put) send(ctx context.Context, upload string, first []byte, cut *parts.Cutter) (parts []minio.CompletePart, size int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	group, ctx := errgroup.WithContext(ctx)
@@ -76,7 +77,7 @@ func (p *put) send(ctx context.Context, upload string, first []byte, cut *cutter
 		}
 		select {
 		case buffer := <-free:
-			part, last, err = cut.next(ctx, buffer)
+			part, last, err = cut.Next(ctx, buffer)
 		case <-ctx.Done():
 			err = context.Cause(ctx) // of a part that could not be sent, too
 		}

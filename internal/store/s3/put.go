@@ -17,6 +17,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/parts"
 )
 
 // putID is the user metadata that tells whose Put has made an object, as headers and as the client write it.
@@ -49,8 +50,8 @@ func (s *Store) put(ctx context.Context, name string, content io.Reader, opts st
 		}
 	}
 	p := &put{Store: s, key: key, id: rand.Text(), retainUntil: opts.RetainUntil}
-	cut := &cutter{content: content, part: s.part}
-	first, last, err := cut.next(ctx, nil)
+	cut := parts.New(content, s.sizeOf)
+	first, last, err := cut.Next(ctx, nil)
 	if err != nil {
 		return info, err
 	}
@@ -103,7 +104,7 @@ func (p *put) publish(ctx context.Context, call func() error) error {
 				return store.Mark(err, store.ErrFinal)
 			}
 		}
-		if err != nil && !refused(err) {
+		if err != nil && !store.Refused(err) {
 			doubts++
 		}
 		return err
@@ -122,16 +123,6 @@ func (p *put) publish(ctx context.Context, call func() error) error {
 		return err
 	}
 	return fmt.Errorf("look whether it is there after all: %w", lookErr)
-}
-
-// refused tells whether the server has said no, so that a call had no effect.
-func refused(err error) bool {
-	for _, class := range []error{store.ErrExists, store.ErrNotFound, store.ErrDenied, store.ErrUnsupported, store.ErrFinal} {
-		if errors.Is(err, class) {
-			return true
-		}
-	}
-	return false
 }
 
 // look asks for the object until the server answers.

@@ -13,6 +13,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // Open reads a part of an object. See store.Store.
@@ -52,7 +53,7 @@ func (s *Store) open(ctx context.Context, name string, from, length int64) (io.R
 		return nil, err
 	}
 	if given := header.Get("Content-Range"); ranged && !strings.HasPrefix(given, fmt.Sprintf("bytes %d-", from)) {
-		err := fmt.Errorf("the store gives the range %q of it, not that from byte %d", printable(given), from)
+		err := fmt.Errorf("the store gives the range %q of it, not that from byte %d", network.Printable(given), from)
 		return nil, errors.Join(store.Mark(err, store.ErrFinal), raw.Close())
 	}
 	return &body{ctx: ctx, store: s, raw: raw, name: name, left: length}, nil

@@ -26,8 +26,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"sync"
 	"time"
 
@@ -36,6 +34,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/holdfast-project/holdfast/internal/store"
+	"github.com/holdfast-project/holdfast/internal/store/network"
 )
 
 // Options say where a store is and how to reach it. Bucket is required.
@@ -125,7 +124,7 @@ func newStore(o Options) (*Store, error) {
 	if o.Stall == 0 {
 		o.Stall = 2 * time.Minute
 	}
-	transport, err := newTransport(o.CAFile, o.Stall)
+	transport, err := network.NewTransport(o.CAFile, o.Stall)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +134,7 @@ func newStore(o Options) (*Store, error) {
 		lookup = minio.BucketLookupPath
 	}
 	core, err := minio.NewCore(host, &minio.Options{
-		Creds: credentials.New(keys), Secure: secure, Transport: transport, Region: o.Region, BucketLookup: lookup,
+		Creds: credentials.New(keys), Secure: secure, Transport: network.NameCut(transport), Region: o.Region, BucketLookup: lookup,
 		// Repeating is ours: we know what may have become of a call whose answer was lost, and how long to wait.
 		MaxRetries: 1,
 	})
@@ -154,21 +153,11 @@ func endpoint(text string) (host string, secure bool, err error) {
 	if text == "" {
 		return "s3.amazonaws.com", true, nil
 	}
-	u, err := url.Parse(text)
-	switch {
-	case err != nil, u.User != nil: // not shown: it may hold a password
-		return "", false, errors.New("the endpoint is no URL such as https://s3.example:9000")
-	case u.Scheme != "https" && u.Scheme != "http", u.Host == "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
-		return "", false, errors.New("an endpoint is https://HOST:PORT, and no more")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return "", false, fmt.Errorf("endpoint http://%s: http is for addresses of this machine only; want https", u.Host)
+	u, err := network.Endpoint{Example: "https://s3.example:9000", Form: "https://HOST:PORT"}.Parse(text)
+	if err != nil {
+		return "", false, err
 	}
 	return u.Host, u.Scheme == "https", nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // key is the name of an object in the bucket.

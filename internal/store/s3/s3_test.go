@@ -1,16 +1,12 @@
 package s3
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/iotest"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -168,42 +164,11 @@ func TestPartSizes(t *testing.T) {
 	if total < 5<<40 {
 		t.Errorf("%d parts hold %d bytes, less than 5 TiB", mostParts, total)
 	}
-}
-
-// TestCutter cuts streams of sizes around those of parts, which come in pieces of all sizes.
-func TestCutter(t *testing.T) {
-	const part = 1 << 20
-	for _, size := range []int{0, 1, firstRead - 1, firstRead, firstRead + 1, part - 1, part, part + 1, 2*part - 1, 2 * part, 2*part + 1} {
-		content := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7}, size/7+1)[:size]
-		for name, reader := range map[string]io.Reader{
-			"whole":    bytes.NewReader(content),
-			"half":     iotest.HalfReader(bytes.NewReader(content)),
-			"data+EOF": iotest.DataErrReader(bytes.NewReader(content)),
-		} {
-			cut := &cutter{content: reader, part: part}
-			var got, buffer []byte
-			parts := 0
-			for last := false; !last; parts++ {
-				var err error
-				if buffer, last, err = cut.next(t.Context(), buffer); err != nil {
-					t.Fatal(err)
-				}
-				if len(buffer) > part || !last && len(buffer) != part {
-					t.Errorf("%s of %d: part %d has %d bytes", name, size, parts+1, len(buffer))
-				}
-				got = append(got, buffer...)
-			}
-			if !bytes.Equal(got, content) || parts != max(1, (size+part-1)/part) {
-				t.Errorf("%s of %d: %d parts, %d bytes", name, size, parts, len(got))
-			}
-		}
+	s := &Store{part: 16 << 20}
+	if size, err := s.sizeOf(mostParts); size != mostPart || err != nil {
+		t.Errorf("the last part: %d, %v", size, err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), part: part}).next(ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if _, _, err := (&cutter{content: bytes.NewReader(nil), part: part, number: mostParts}).next(t.Context(), nil); !errors.Is(err, store.ErrFinal) {
-		t.Errorf("too many parts: %v", err)
+	if _, err := s.sizeOf(mostParts + 1); !errors.Is(err, store.ErrFinal) {
+		t.Errorf("one more: %v", err)
 	}
 }
