@@ -192,9 +192,7 @@ func (v *verification) sampled(ctx context.Context, reads []repository.Read, par
 		}
 		rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
 		slices.SortStableFunc(some, func(a, b repository.Read) int { return last[a.Point.ID].Compare(last[b.Point.ID]) })
-		for _, read := range some[:int(math.Ceil(part*float64(len(some))))] {
-			chosen = append(chosen, read)
-		}
+		chosen = append(chosen, some[:int(math.Ceil(part*float64(len(some))))]...)
 	}
 	slices.SortFunc(chosen, func(a, b repository.Read) int {
 		return cmp.Or(cmp.Compare(a.Point.Cluster, b.Point.Cluster), cmp.Compare(a.Point.ID.String(), b.Point.ID.String()))

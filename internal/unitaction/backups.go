@@ -27,7 +27,12 @@ type Vault struct {
 }
 
 // ErrNoVault means that the configuration of the machine names no repository.
-var ErrNoVault = errors.New("No credentials for object storage available.") // the words of the etcd charm
+var ErrNoVault error = charmWords("No credentials for object storage available.")
+
+// charmWords are those of the etcd charm, as they are.
+type charmWords string
+
+func (w charmWords) Error() string { return string(w) }
 
 type createBackup struct{ *Unit }
 
