@@ -60,7 +60,7 @@ func (a *app) list() *cobra.Command {
 			"reason, and makes the exit code 3. So do the limits for monitoring, --max-age and --proven-within.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			repo, err := a.openRepository(c.Context(), &f)
+			repo, err := a.openForLook(c.Context(), &f)
 			if err != nil {
 				return err
 			}

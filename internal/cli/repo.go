@@ -164,6 +164,20 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 	return repo, nil
 }
 
+// openForLook is openRepository for commands that only tell what there is. Of a store that is far away they read each signed
+// object once.
+func (a *app) openForLook(ctx context.Context, f *repoFlags) (*repository.Repository, error) {
+	repo, err := a.openRepository(ctx, f)
+	if err != nil || strings.HasPrefix(f.url, "file:") {
+		return repo, err
+	}
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	return repo.WithCache(repository.Cache{Dir: filepath.Join(home, "cache")}), nil
+}
+
 // oneCluster gives the cluster that was named, or the only one of the repository.
 func (f *repoFlags) oneCluster(ctx context.Context, repo *repository.Repository) (string, error) {
 	if f.cluster == "" {

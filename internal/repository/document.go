@@ -74,6 +74,7 @@ type Repository struct {
 	store    store.Store
 	document Document
 	signers  signerCache
+	cache    string // the folder with what was read before; "" for none
 }
 
 var (

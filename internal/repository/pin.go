@@ -76,7 +76,7 @@ func parsePin(name, cluster string) (ID, int, error) {
 
 func (r *Repository) pin(ctx context.Context, cluster string, snapshot ID, number int) PinRead {
 	read := PinRead{Name: pinName(cluster, snapshot, number)}
-	signed, err := readSmall(ctx, r.store, read.Name)
+	signed, err := r.readSigned(ctx, read.Name)
 	if err == nil {
 		read.SHA256 = sumOf(signed)
 		var by Fingerprint

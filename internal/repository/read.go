@@ -120,7 +120,7 @@ func (r *Repository) Manifest(ctx context.Context, p Point) (Manifest, error) {
 // manifest gives the sha256 of the object as well.
 func (r *Repository) manifest(ctx context.Context, p Point) (m Manifest, sum string, err error) {
 	name := p.manifestName()
-	signed, err := readSmall(ctx, r.store, name)
+	signed, err := r.readSigned(ctx, name)
 	if err != nil {
 		return m, "", fmt.Errorf("read manifest %q: %w", name, err)
 	}

@@ -69,7 +69,7 @@ func (r *Repository) Removals(ctx context.Context) ([]RemovalRead, error) {
 }
 
 func (read *RemovalRead) load(ctx context.Context, r *Repository) {
-	signed, err := readSmall(ctx, r.store, read.Name)
+	signed, err := r.readSigned(ctx, read.Name)
 	if err == nil {
 		read.SHA256 = sumOf(signed)
 		var by Fingerprint

@@ -205,7 +205,7 @@ func decisive(refs []verificationRef) []verificationRef {
 
 func (r *Repository) verification(ctx context.Context, cluster string, ref verificationRef) VerificationRead {
 	read := VerificationRead{Name: ref.name}
-	signed, err := readSmall(ctx, r.store, ref.name)
+	signed, err := r.readSigned(ctx, ref.name)
 	if err == nil {
 		read.SHA256 = sumOf(signed)
 		var by Fingerprint
