@@ -41,6 +41,7 @@ func benches() []bench {
 		{"backup-latency", "How much do a cluster's writes suffer from a backup at the default pace, compared with etcdctl snapshot save?", backupLatency},
 		{"verify-speed", "How long does it take to verify a backup down to every page, compared with unzstd alone?", verifySpeed},
 		{"repository-restore", "How long does a restore out of a repository take, compared with etcdutl on the plain file?", repositoryRestore},
+		{"list-speed", "How long does the list of 10,000 snapshots take, in a folder and on an S3 server?", listSpeed},
 	}
 }
 
