@@ -26,8 +26,8 @@ func newest(ctx context.Context, repo *repository.Repository, cluster string, ob
 	}
 	for _, point := range slices.Backward(points) {
 		manifest, err := repo.Manifest(ctx, point)
-		if err == nil && manifest.Source.File != nil {
-			continue // a file tells nothing of the life that the cluster is in
+		if err == nil && manifest.Source.ClusterID == "" {
+			continue // one of a file, or whose manifest was lost: it tells nothing of the life that the cluster is in
 		}
 		if err == nil {
 			return &manifest, nil

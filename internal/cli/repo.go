@@ -227,7 +227,7 @@ func (a *app) repo() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	for _, sub := range []*cobra.Command{a.repoInit(), a.repoInfo(), a.repoCheck()} {
+	for _, sub := range []*cobra.Command{a.repoInit(), a.repoInfo(), a.repoCheck(), a.repoRepair()} {
 		sub.Args = usageArgs(sub.Args)
 		command.AddCommand(sub)
 	}

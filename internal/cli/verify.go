@@ -12,6 +12,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -54,8 +56,8 @@ func (a *app) verify() *cobra.Command {
 		Long: "Check snapshot archives, or files of etcdctl snapshot save: the sha256 of FILE.sha256 or --sha256, the archive itself,\n" +
 			"etcd's own checksum, and every page of the database. It reads the files twice and writes nothing. The version of etcd is\n" +
 			"that of FILE.json where there is one, which must be about this archive, or what the data tells.\n\n" +
-			"With --repo or --level, or without a word where HOLDFAST_REPO or the configuration names a repository, it checks snapshots\n" +
-			"of a repository: the named ones, or all. At the level listing: signatures, numbering, and that the data is there. At the\n" +
+			"With --repo or --level, or with ids of snapshots or no word where HOLDFAST_REPO or the configuration names a repository, it\n" +
+			"checks snapshots of a repository: the named ones, or all. At the level listing: signatures, numbering, and that the data is there. At the\n" +
 			"level checksum also the data: with --identity down to every page of the database, without it the sha256 of what is stored.\n" +
 			"At the level replay etcd's own code opens the database, and its hash is compared with the one that the live cluster had.\n" +
 			"At the level drill it is restored into an etcd that starts on this machine, where only this user reaches it, is read back,\n" +
@@ -69,12 +71,10 @@ func (a *app) verify() *cobra.Command {
 			if want != "" && len(args) > 1 {
 				return usagef("--sha256 goes with one file, given %d", len(args))
 			}
-			if len(args) == 0 {
-				if err := f.configure(a); err != nil {
-					return err
-				}
+			if err := f.configure(a); err != nil {
+				return err
 			}
-			if c.Flags().Changed("repo") || c.Flags().Changed("level") || len(args) == 0 && f.url != "" {
+			if c.Flags().Changed("repo") || c.Flags().Changed("level") || f.url != "" && nameSnapshots(args) {
 				f.output = output
 				return a.verifyRepository(c.Context(), &f, deep, args)
 			}
@@ -102,6 +102,17 @@ func (a *app) verify() *cobra.Command {
 	deep.register(command.Flags())
 	command.Flags().StringVar(&want, "sha256", "", "sha256 that the file must have")
 	return command
+}
+
+// snapshotWord is what a person may call a snapshot of a repository.
+var snapshotWord = regexp.MustCompile(`^(latest|\d{4}-?\d\d-?\d\dT\d\d:?\d\d:?\d\dZ(-[0-9a-f]{8})?)$`)
+
+// nameSnapshots tells whether the words, which may be none, are snapshots of a repository, and no files.
+func nameSnapshots(words []string) bool {
+	return !slices.ContainsFunc(words, func(word string) bool {
+		_, err := os.Lstat(word)
+		return err == nil || !snapshotWord.MatchString(word)
+	})
 }
 
 func (a *app) verifyFile(ctx context.Context, name, want string) (finding, error) {

@@ -51,6 +51,8 @@ type Source struct {
 	File *File `json:"file,omitempty"`
 	// Copied is where a copy is from; nil for an original.
 	Copied *Copied `json:"copied,omitempty"`
+	// Adopted tells that the manifest was made from the data alone, by whoever signed it.
+	Adopted bool `json:"adopted,omitempty"`
 }
 
 // File is a file that a snapshot was imported from. What it says of it is hearsay.

@@ -157,6 +157,25 @@ func (w *Writer) head(ctx context.Context, r *Repository) (head, error) {
 	return h, nil
 }
 
+// Repair finds out from the repository how far this host has counted there, whatever its own file says, and gives the number
+// of its last manifest there, and the one that the file remembered, 0 when it could not be read: what is in between is missing.
+func (w *Writer) Repair(ctx context.Context, r *Repository) (last, remembered int64, err error) {
+	release, err := durable.Lock(filepath.Join(w.dir, r.document.Repository+".lock"))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	var old head
+	if text, err := os.ReadFile(w.headFile(r)); err == nil && json.Unmarshal(text, &old) == nil {
+		remembered = old.Sequence
+	}
+	h, err := w.rebuildHead(ctx, r)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count the manifests of this host: %w", err)
+	}
+	return h.Sequence, remembered, w.saveHead(r, h)
+}
+
 // rebuildHead finds the writer's last manifest among all of the repository, and among what was removed from it.
 func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 	var h head
