@@ -190,6 +190,9 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 			return h, err
 		}
 		for _, read := range reads {
+			if err := r.knownBad(ctx, read); err != nil {
+				return h, err
+			}
 			if read.Err == nil && read.Manifest.Signer == own && read.Manifest.Sequence > h.Sequence {
 				h = head{Sequence: read.Manifest.Sequence, SHA256: read.SHA256}
 			}
@@ -200,6 +203,9 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 		return h, err
 	}
 	for _, removal := range removals {
+		if removal.Err != nil && !errors.Is(removal.Err, ErrForged) {
+			return h, removal.Err
+		}
 		for _, gone := range removal.Removal.Snapshots {
 			if removal.Err == nil && gone.Signer == own && gone.Sequence > h.Sequence {
 				h = head{Sequence: gone.Sequence, SHA256: gone.SHA256}
@@ -207,6 +213,33 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 		}
 	}
 	return h, nil
+}
+
+// knownBad gives an error unless a manifest was read, or is certain to be rubbish: one that only could not be read may be the
+// last one of this host, and its number must not be given again.
+func (r *Repository) knownBad(ctx context.Context, read Read) error {
+	if read.Err == nil {
+		return nil
+	}
+	if !errors.Is(read.Err, ErrForged) {
+		return read.Err
+	}
+	name := read.Point.manifestName()
+	content, err := readSmall(ctx, r.store, name)
+	if err != nil {
+		return err
+	}
+	info, err := r.store.Stat(ctx, name)
+	if err != nil {
+		return err
+	}
+	if info.Size != int64(len(content)) {
+		return fmt.Errorf("manifest %q: the store gives %d bytes of %d", name, len(content), info.Size)
+	}
+	if _, err := r.openManifest(ctx, content, read.Point); !errors.Is(err, ErrForged) {
+		return fmt.Errorf("manifest %q: the store gave something else the first time", name)
+	}
+	return nil
 }
 
 func (w *Writer) saveHead(r *Repository, h head) error {
