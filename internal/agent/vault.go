@@ -23,7 +23,7 @@ func (a *Agent) vault(ctx context.Context) (unitaction.Vault, error) {
 	}
 	c := machine.Repository
 	if c.URL == "" {
-		return unitaction.Vault{}, fmt.Errorf("%w It is named by repository.url in %s", unitaction.ErrNoVault, filepath.Join(a.config.Home, config.MachineFile))
+		return unitaction.Vault{}, fmt.Errorf("%w Name the repository as repository.url in %s", unitaction.ErrNoVault, filepath.Join(a.config.Home, config.MachineFile))
 	}
 	vault, err := a.openVault(ctx, c)
 	if err != nil {

@@ -45,6 +45,8 @@ type Event struct {
 	Skipped *Candidate
 	// PassedOver is why an earlier snapshot cannot be believed, so that this backup is not compared with it.
 	PassedOver error
+	// Gone is how many manifests this host has signed in a repository that holds none any more.
+	Gone int64
 	// Sent counts bytes of the backend, of Of.
 	Sent, Of int64
 }
@@ -61,6 +63,15 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 	last, err := newest(ctx, repo, opts.Cluster, opts.Observe)
 	if err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err)
+	}
+	if seen := writer.Head(repo).Sequence; last == nil && seen > 0 {
+		clusters, err := repo.Clusters(ctx)
+		if err != nil {
+			return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err)
+		}
+		if len(clusters) == 0 {
+			opts.Observe(Event{Gone: seen})
+		}
 	}
 	candidates, skipped, err := rank(ctx, clients)
 	for i := range skipped {
@@ -81,10 +92,13 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		if err == nil {
 			return manifest, nil
 		}
-		failed = append(failed, fmt.Errorf("member at %s: %w", c.Client.Endpoint(), err))
-		if ctx.Err() != nil || !errors.Is(err, errMember) {
-			break // another member would not help
+		if ctx.Err() != nil {
+			return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, context.Cause(ctx))
 		}
+		if !errors.Is(err, errMember) {
+			return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err) // another member would not help
+		}
+		failed = append(failed, fmt.Errorf("member at %s: %w", c.Client.Endpoint(), err))
 		c.Why = err.Error()
 		opts.Observe(Event{Skipped: c})
 	}

@@ -40,6 +40,9 @@ const (
 	alone    = "alone"
 )
 
+// ErrNoMember means that none of the members can be read.
+var ErrNoMember = errors.New("no member can be read")
+
 // rank looks at all members at once and puts those that can be read in order: voting followers first, as a snapshot
 // disturbs them least, then the leader. Members without a leader come last: what they serve may be old, and is better than
 // nothing. Learners, members that lag and members with a CORRUPT alarm are not read at all.
@@ -62,7 +65,12 @@ func rank(ctx context.Context, clients []*member.Client) (good, skipped []Candid
 		}
 	}
 	if len(clusters) > 1 {
-		return nil, nil, fmt.Errorf("the endpoints are of %d different etcd clusters", len(clusters))
+		var list []string
+		for id, endpoint := range clusters {
+			list = append(list, fmt.Sprintf("%s at %s", id, endpoint))
+		}
+		slices.Sort(list)
+		return nil, nil, fmt.Errorf("the endpoints are of %d different etcd clusters: %s", len(clusters), strings.Join(list, ", "))
 	}
 	seen := map[member.ID]bool{}
 	for _, c := range looks {
@@ -83,7 +91,7 @@ func rank(ctx context.Context, clients []*member.Client) (good, skipped []Candid
 		for _, c := range skipped {
 			reasons = append(reasons, fmt.Errorf("member at %s: %s", c.Client.Endpoint(), c.Why))
 		}
-		return nil, skipped, errors.Join(append([]error{errors.New("no member can be read")}, reasons...)...)
+		return nil, skipped, errors.Join(append([]error{ErrNoMember}, reasons...)...)
 	}
 	return good, skipped, nil
 }

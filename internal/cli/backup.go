@@ -28,9 +28,11 @@ type etcdFlags struct {
 	endpoints []string
 	files     unit.TLSFiles
 	from      string
+	flags     *pflag.FlagSet
 }
 
 func (f *etcdFlags) register(a *app, flags *pflag.FlagSet) {
+	f.flags = flags
 	var endpoints []string
 	if given := a.Getenv("ETCDCTL_ENDPOINTS"); given != "" {
 		endpoints = strings.Split(given, ",")
@@ -45,6 +47,11 @@ func (f *etcdFlags) register(a *app, flags *pflag.FlagSet) {
 // dial prepares clients of the members, and gives the fingerprint of the authority that they are checked with.
 func (f *etcdFlags) dial(a *app) (clients []*member.Client, authority string, err error) {
 	endpoints, files := f.endpoints, f.files
+	for _, flag := range []string{"endpoints", "cacert", "cert", "key"} {
+		if f.from != "" && f.flags.Changed(flag) {
+			return nil, "", usagef("--unit and --%s exclude each other", flag)
+		}
+	}
 	if f.from != "" {
 		if endpoints, files, err = a.endpointsOf(f.from); err != nil {
 			return nil, "", err
@@ -52,6 +59,12 @@ func (f *etcdFlags) dial(a *app) (clients []*member.Client, authority string, er
 	}
 	if len(endpoints) == 0 {
 		return nil, "", hinted{usagef("no etcd is given"), "--endpoints https://10.0.0.1:2379 --cacert … --cert … --key …, or --unit etcd"}
+	}
+	switch {
+	case (files.Cert == "") != (files.Key == ""):
+		return nil, "", usagef("a client certificate needs both --cert and --key")
+	case files.CA == "" && files.Cert != "":
+		return nil, "", usagef("--cacert is missing: the authority of etcd's servers")
 	}
 	var config *tls.Config
 	if !files.IsZero() {
@@ -228,6 +241,8 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 			show.say("not read: %s: %s", e.Skipped.Client.Endpoint(), e.Skipped.Why)
 		case e.PassedOver != nil:
 			show.say("an earlier snapshot cannot be believed: %v", e.PassedOver)
+		case e.Gone > 0:
+			show.say("this host has signed %d manifests in this repository, and it holds none any more: see %s repo check", e.Gone, a.Program)
 		case e.Chosen != nil:
 			show.say("reading %s, %s at revision %s", e.Chosen.Client.Endpoint(), e.Chosen.Role, e.Chosen.Status.Revision)
 		default:
@@ -239,6 +254,10 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 	switch {
 	case errors.Is(err, repository.ErrNotEnrolled):
 		return a.enrollHint(err, writer, "")
+	case errors.Is(err, repository.ErrRevoked):
+		return hinted{err, fmt.Sprintf("this host needs a new signing key: move %s away, then key enroll", writer.KeyFile())}
+	case errors.Is(err, backup.ErrNoMember):
+		return hinted{err, "--endpoints with http:// or https:// as etcd has it, and for https --cacert, --cert and --key as for etcdctl"}
 	case errors.Is(err, backup.ErrOtherCluster), errors.Is(err, backup.ErrWentBack):
 		return hinted{err, "if the cluster was restored: --new-timeline; if it is another cluster: another --cluster name"}
 	case errors.Is(err, store.ErrUnsupported) && !options.RetainUntil.IsZero():

@@ -127,6 +127,9 @@ func (a *app) help() *cobra.Command {
 
 // inWords takes the names of Go's functions out of an error about the value of a flag.
 func inWords(err error) error {
+	if text, _, found := strings.Cut(err.Error(), ": time: "); found {
+		return errors.New(text + ": want a time such as 90m or 720h, which is 30 days")
+	}
 	text, _, found := strings.Cut(err.Error(), ": strconv.")
 	if !found {
 		return err

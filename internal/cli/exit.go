@@ -72,7 +72,7 @@ func (a *app) hint(err error) string {
 	var late *juju.TimeoutError
 	var lost *lostError
 	switch {
-	case errors.As(err, &own):
+	case errors.As(err, &own) && own.hint != "":
 		return own.hint
 	case errors.As(err, &usage), errors.As(err, &jujuUsage):
 		if a.ran != nil && a.ran.HasParent() && a.ran.Name() != "help" {

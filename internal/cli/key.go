@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
@@ -40,7 +39,7 @@ func (a *app) keyGenerate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := durable.WriteNewFile(args[0], []byte(text), 0o600); err != nil {
+			if err := writeKey(args[0], []byte(text)); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.Stdout, recipient)

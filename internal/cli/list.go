@@ -56,32 +56,47 @@ func (a *app) list() *cobra.Command {
 		Short: "List the snapshots of a repository, oldest first, and how well each is known to be good",
 		Long: "List the snapshots of a repository, oldest first, with what their signed manifests say, and the last verification that\n" +
 			"decides: stored (checked while it was made, and not since), verified (all of its content was read again), proven (restored\n" +
-			"into an etcd that started and had the hash of the live cluster), bad. A manifest that cannot be believed is shown with the\n" +
-			"reason, and makes the exit code 3. So do the limits for monitoring, --max-age and --proven-within.",
+			"into an etcd that started and had the hash of the live cluster), bad. What is bad, cannot be believed or is missing is named,\n" +
+			"and makes the exit code 3. So do the limits for monitoring, --max-age and --proven-within.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			repo, err := a.openForLook(c.Context(), &f)
 			if err != nil {
 				return err
 			}
-			clusters := []string{f.cluster}
-			if f.cluster == "" {
-				if clusters, err = repo.Clusters(c.Context()); err != nil {
-					return err
-				}
+			clusters, err := repo.Clusters(c.Context())
+			if err != nil {
+				return err
+			}
+			if f.cluster != "" && !slices.Contains(clusters, f.cluster) {
+				return noSnapshots(f.cluster, clusters)
+			}
+			if f.cluster != "" {
+				clusters = []string{f.cluster}
 			}
 			recipients, err := currentKeys(c.Context(), repo)
 			if err != nil {
 				return err
 			}
 			all, bad := []listed{}, []error{}
+			var reads []repository.Read
 			for _, cluster := range clusters {
-				some, wrong, err := listCluster(c.Context(), repo, cluster, recipients)
+				some, read, wrong, err := listCluster(c.Context(), repo, cluster, recipients)
 				if err != nil {
 					return err
 				}
-				all, bad = append(all, some...), append(bad, wrong...)
+				all, reads, bad = append(all, some...), append(reads, read...), append(bad, wrong...)
 				bad = append(bad, l.overdue(cluster, some, time.Now())...)
+			}
+			if f.cluster == "" {
+				missing, err := a.listMissing(c.Context(), repo, reads)
+				if err != nil {
+					return err
+				}
+				bad = append(bad, missing...)
+			}
+			if len(clusters) == 0 && (l.maxAge > 0 || l.provenWithin > 0) {
+				bad = append(bad, noSnapshots("", nil))
 			}
 			if err := a.writeList(all, l, f.output); err != nil {
 				return err
@@ -100,11 +115,20 @@ func (a *app) list() *cobra.Command {
 	return command
 }
 
+// listMissing says which manifests are missing. It is told of all clusters together, as the numbering is.
+func (a *app) listMissing(ctx context.Context, repo *repository.Repository, reads []repository.Read) ([]error, error) {
+	removals, err := repo.Removals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return a.checkChains(repo, reads, removals)
+}
+
 // overdue says what of a cluster is older than the limits.
 func (l listFlags) overdue(cluster string, all []listed, now time.Time) []error {
 	var newest, proven time.Time
 	for _, one := range all {
-		if one.Error == "" && one.made.After(newest) {
+		if one.Standing != repository.StandingBad && one.made.After(newest) {
 			newest = one.made
 		}
 		if one.proof.Standing == repository.StandingProven && one.proof.At.After(proven) {
@@ -142,17 +166,17 @@ func currentKeys(ctx context.Context, repo *repository.Repository) ([]string, er
 }
 
 // listCluster lists one cluster. Wrong is what cannot be believed in it.
-func listCluster(ctx context.Context, repo *repository.Repository, cluster string, recipients []string) (all []listed, wrong []error, err error) {
+func listCluster(ctx context.Context, repo *repository.Repository, cluster string, recipients []string) (all []listed, reads []repository.Read, wrong []error, err error) {
 	reads, strange, err := repo.Snapshots(ctx, cluster)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, name := range strange {
 		wrong = append(wrong, fmt.Errorf("object %q is among the manifests and is none", name))
 	}
 	verifications, _, err := repo.Verifications(ctx, cluster, func(repository.ID) bool { return true })
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	bySnapshot := map[repository.ID][]repository.VerificationRead{}
 	for _, v := range verifications {
@@ -164,18 +188,21 @@ func listCluster(ctx context.Context, repo *repository.Repository, cluster strin
 	}
 	pins, err := repo.PinsOf(ctx, cluster)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, read := range reads {
 		one := listedOf(read, repository.ProofOf(read, bySnapshot[read.Point.ID]))
 		one.Pinned = pins[read.Point.ID].Pin.Pinned
 		one.OldKeys = len(one.Keys) > 0 && !slices.ContainsFunc(one.Keys, func(id string) bool { return slices.Contains(recipients, id) })
-		if read.Err != nil {
+		switch {
+		case read.Err != nil:
 			wrong = append(wrong, read.Err)
+		case one.Standing == repository.StandingBad:
+			wrong = append(wrong, fmt.Errorf("snapshot %s of cluster %s was found damaged, %s", one.ID, cluster, one.Verified))
 		}
 		all = append(all, one)
 	}
-	return all, wrong, nil
+	return all, reads, wrong, nil
 }
 
 func listedOf(read repository.Read, proof repository.Proof) listed {

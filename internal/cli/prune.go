@@ -45,6 +45,8 @@ type pruneResult struct {
 	// Unclaimed counts data without a manifest that is older than the grace time; UnclaimedBytes is its size.
 	Unclaimed      int   `json:"unclaimed"`
 	UnclaimedBytes int64 `json:"unclaimed-bytes"`
+	// Swept counts what killed uploads had left in the store, where no listing shows it, and is gone.
+	Swept int `json:"swept"`
 	// Done tells that it was carried out, and not only said.
 	Done bool `json:"done"`
 	// FreedBytes is the size of what is gone.
@@ -120,6 +122,9 @@ func (a *app) prune() *cobra.Command {
 					return err
 				}
 			}
+			if err := a.spareUnclaimed(c.Context(), repo, &plan); err != nil {
+				return err
+			}
 			return a.runPrune(c.Context(), repo, writer, plan, grace, f.output)
 		},
 	}
@@ -176,6 +181,22 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 			r.unclaimed[cluster] = append(r.unclaimed[cluster], object)
 		}
 	}
+	return nil
+}
+
+// spareUnclaimed keeps data without a manifest as long as manifests are missing: it may be theirs.
+func (a *app) spareUnclaimed(ctx context.Context, repo *repository.Repository, plan *pruneResult) error {
+	if plan.Unclaimed == 0 {
+		return nil
+	}
+	var all repoFlags
+	_, bad, err := a.chosen(ctx, repo, &all, nil)
+	if err != nil || len(bad) == 0 {
+		return err
+	}
+	fmt.Fprintf(a.Stderr, "%s without a manifest, %s, kept: repo check has something to say, and repo repair finds what was a snapshot\n",
+		are(plan.Unclaimed, "data object"), humanize.Bytes(uint64(plan.UnclaimedBytes)))
+	plan.Unclaimed, plan.UnclaimedBytes, plan.unclaimed = 0, 0, nil
 	return nil
 }
 
@@ -257,7 +278,7 @@ func (r *pruneResult) carryOut(ctx context.Context, repo *repository.Repository,
 			return err
 		}
 	}
-	_, err = repo.Sweep(ctx, grace)
+	r.Swept, err = repo.Sweep(ctx, grace)
 	return err
 }
 
@@ -300,6 +321,9 @@ func (r pruneResult) write(w io.Writer, yes bool) error {
 	fmt.Fprintln(w)
 	if r.Unclaimed > 0 {
 		fmt.Fprintf(w, "%s without a manifest, %s, of interrupted backups %s\n", plural(r.Unclaimed, "data object"), humanize.Bytes(uint64(r.UnclaimedBytes)), verb)
+	}
+	if r.Swept > 0 {
+		fmt.Fprintf(w, "%s of interrupted uploads removed\n", plural(r.Swept, "leftover"))
 	}
 	return nil
 }

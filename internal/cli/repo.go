@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,7 +119,7 @@ func (f *repoFlags) openStore(ctx context.Context, a *app, create bool) (store.S
 	}
 	opened, err := at.Open(ctx, location.Options{Create: create, Getenv: a.Getenv})
 	if err != nil {
-		return nil, at, fmt.Errorf("open repository %s: %w", at, err)
+		return nil, at, hinted{fmt.Errorf("open repository %s: %w", at, err), placeHint(err)}
 	}
 	return store.Retry(opened, store.RetryOptions{}), at, nil
 }
@@ -150,13 +152,13 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 	repo, first, err := trust.Open(ctx, opened, at.Place(), repository.Fingerprint(f.trust))
 	switch {
 	case errors.Is(err, repository.ErrNoRepository):
-		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), a.Program + " repo init --repo URL makes one"}
+		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), cmp.Or(placeHint(err), a.Program+" repo init --repo URL makes one")}
 	case errors.Is(err, repository.ErrUntrusted) && f.trust == "":
 		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", trust.File(at.Place()))}
 	case errors.Is(err, repository.ErrReplaced):
 		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s", trust.File(at.Place()))}
 	case err != nil:
-		return nil, err
+		return nil, hinted{err, placeHint(err)}
 	}
 	if first && f.trust == "" {
 		fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
@@ -313,7 +315,7 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteNewFile(rootKey, text, 0o600); err != nil {
+	if err := writeKey(rootKey, text); err != nil {
 		return fmt.Errorf("write root key: %w", err)
 	}
 	encryption := repository.Age
@@ -350,10 +352,35 @@ func (a *app) notMade(ctx context.Context, s store.Store, at location.Location, 
 	if errors.Is(err, store.ErrExists) {
 		return errors.Join(fmt.Errorf("make repository at %s: there is one already", at), os.Remove(rootKey))
 	}
+	if errors.Is(err, repository.ErrNothingMade) {
+		return hinted{errors.Join(err, os.Remove(rootKey)), placeHint(err)}
+	}
 	if _, openErr := repository.Open(context.WithoutCancel(ctx), s, ""); errors.Is(openErr, repository.ErrNoRepository) {
 		return errors.Join(err, os.Remove(rootKey))
 	}
 	return hinted{err, fmt.Sprintf("the repository may have been made all the same; %s is kept, as it may be its root key", rootKey)}
+}
+
+// writeKey writes a secret key to a new file.
+func writeKey(file string, text []byte) error {
+	err := durable.WriteNewFile(file, text, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%q exists, and a key is never overwritten", file)
+	}
+	return err
+}
+
+// placeHint says what to do about a place that is not there or does not let us in; "" when nothing is known.
+func placeHint(err error) string {
+	switch {
+	case errors.Is(err, store.ErrDenied):
+		return "check the credentials, and what they may do there"
+	case strings.Contains(err.Error(), "NoSuchBucket"), strings.Contains(err.Error(), "ContainerNotFound"):
+		return "make the bucket or container first, or check its name"
+	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, repository.ErrNoRepository):
+		return "check the path; is the disk mounted?"
+	}
+	return ""
 }
 
 // signerName is what this host is called as a signer.

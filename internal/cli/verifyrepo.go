@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-project/holdfast/internal/config"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/verify"
@@ -75,6 +77,57 @@ func (v *verifyFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&v.noRecord, "no-record", false, "do not write the results into the repository")
 }
 
+// noSnapshots is the error of who looks for snapshots where there are none.
+func noSnapshots(cluster string, others []string) error {
+	if cluster == "" {
+		return errors.New("the repository holds no snapshots")
+	}
+	err := fmt.Errorf("the repository holds no snapshots of cluster %q", cluster)
+	if len(others) > 0 {
+		return hinted{err, "it holds some of: " + strings.Join(others, " ")}
+	}
+	return err
+}
+
+// checkChains checks the numbering of all manifests of a repository, also against what was seen there before, and remembers
+// what is seen now.
+func (a *app) checkChains(repo *repository.Repository, all []repository.Read, removals []repository.RemovalRead) (bad []error, err error) {
+	seen, remember, err := a.seen(repo)
+	if err != nil {
+		return nil, err
+	}
+	broken, heads := repository.CheckChains(all, removals, seen)
+	for _, b := range broken {
+		bad = append(bad, errors.New(b.String()))
+	}
+	return bad, remember(heads)
+}
+
+// seen gives the last manifests that this machine has seen in a repository, or signed itself, and what remembers them.
+func (a *app) seen(repo *repository.Repository) (heads repository.Heads, remember func(repository.Heads) error, err error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, nil, err
+	}
+	trust, err := a.trust()
+	if err != nil {
+		return nil, nil, err
+	}
+	id := repo.Document().Repository
+	before, err := trust.Heads(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	heads = maps.Clone(before)
+	if writer, err := repository.FindWriter(filepath.Join(home, config.SignerFolder)); err == nil {
+		own := writer.Public().Fingerprint()
+		if head := writer.Head(repo); head.Sequence > heads[own].Sequence {
+			heads[own] = head
+		}
+	}
+	return heads, func(now repository.Heads) error { return trust.Remember(id, before, now) }, nil
+}
+
 // verification is one run of verify on a repository.
 type verification struct {
 	*app
@@ -85,6 +138,8 @@ type verification struct {
 	// writer signs the results; nil when they are not recorded. notRecorded is why, said once.
 	writer      *repository.Writer
 	notRecorded error
+	// wrongKey counts the snapshots that the given keys do not open.
+	wrongKey int
 }
 
 // verifyRepository checks snapshots of a repository: the named ones, or all.
@@ -108,6 +163,9 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 	reads, bad, err := a.chosen(ctx, repo, f, words)
 	if err != nil {
 		return err
+	}
+	if len(reads) == 0 {
+		return errors.Join(append(bad, noSnapshots(f.cluster, nil))...)
 	}
 	if reads, err = run.sampled(ctx, reads, part); err != nil {
 		return err
@@ -135,10 +193,21 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 	if run.notRecorded != nil && len(reads) > 0 && !f.quiet {
 		fmt.Fprintf(a.Stderr, "the results are not recorded in the repository: %v\n", run.notRecorded)
 	}
+	if run.wrongKey > 0 {
+		failed = append(failed, fmt.Errorf("%s not opened by the given keys, only the ciphertext was checked: %w", are(run.wrongKey, "snapshot"), seal.ErrNoIdentity))
+	}
 	if len(bad) > 0 {
 		return findings{errors.Join(append(bad, failed...)...)}
 	}
 	return errors.Join(failed...)
+}
+
+// are is plural with its verb.
+func are(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun + " is"
+	}
+	return plural(n, noun) + " are"
 }
 
 func (a *app) verifyOptions(repo *repository.Repository, f *repoFlags, v verifyFlags, level repository.Level) (o verify.Options, err error) {
@@ -244,7 +313,7 @@ func (v *verification) one(ctx context.Context, read repository.Read) (verified,
 	result, err := v.run(ctx, read, level)
 	// Fetch compares what is stored before it says that a key is missing, and that says nothing about the data.
 	if errors.Is(err, seal.ErrNoIdentity) && level == repository.LevelChecksum {
-		fmt.Fprintf(v.Stderr, "snapshot %s is encrypted to other keys than the given ones\n", one.ID)
+		v.wrongKey++
 		result, err = v.run(ctx, read, repository.LevelCiphertext)
 	}
 	one.Seconds = result.Seconds
@@ -351,6 +420,9 @@ func (a *app) chosen(ctx context.Context, repo *repository.Repository, f *repoFl
 	if err != nil {
 		return nil, nil, err
 	}
+	if f.cluster != "" && !slices.Contains(clusters, f.cluster) {
+		return nil, nil, noSnapshots(f.cluster, clusters)
+	}
 	var all []repository.Read
 	for _, cluster := range clusters {
 		some, strange, err := repo.Snapshots(ctx, cluster)
@@ -374,10 +446,8 @@ func (a *app) chosen(ctx context.Context, repo *repository.Repository, f *repoFl
 			bad = append(bad, removal.Err)
 		}
 	}
-	for _, broken := range repository.CheckChains(all, removals) {
-		bad = append(bad, errors.New(broken.String()))
-	}
-	return reads, bad, nil
+	broken, err := a.checkChains(repo, all, removals)
+	return reads, append(bad, broken...), err
 }
 
 // repoCheck is verify at the level of listings, for all clusters, with what else is in the store.
@@ -394,8 +464,15 @@ func (a *app) repoCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			result, err := repo.Check(c.Context())
+			seen, remember, err := a.seen(repo)
 			if err != nil {
+				return err
+			}
+			result, err := repo.Check(c.Context(), seen)
+			if err != nil {
+				return err
+			}
+			if err := remember(result.Heads); err != nil {
 				return err
 			}
 			if f.output == "json" {
@@ -415,9 +492,19 @@ func (a *app) repoCheck() *cobra.Command {
 			for _, problem := range result.Problems {
 				bad = append(bad, errors.New(problem))
 			}
-			return findings{errors.Join(bad...)}
+			return hinted{findings{errors.Join(bad...)}, a.missingHint(repo, bad)}
 		},
 	}
 	f.register(a, command.Flags())
 	return command
+}
+
+// missingHint says what to do when manifests are missing; "" when none are.
+func (a *app) missingHint(repo *repository.Repository, bad []error) string {
+	trust, err := a.trust()
+	if err != nil || !slices.ContainsFunc(bad, func(err error) bool { return strings.Contains(err.Error(), "missing") }) {
+		return ""
+	}
+	return fmt.Sprintf("%s repo repair finds data whose manifest is missing; if the store was set back on purpose, run it too, and remove %s",
+		a.Program, trust.HeadsFile(repo.Document().Repository))
 }

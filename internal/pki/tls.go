@@ -45,21 +45,22 @@ func serverTLS(files unit.TLSFiles) (*tls.Config, error) {
 }
 
 // ClientTLS gives the settings to call a server whose certificate is of the authority in files.CA, with our own
-// certificate. Certificate and key are read anew for each connection, the authority once. TLS 1.2 is the least, for old
-// etcd servers; our own ask for 1.3.
+// certificate, or with none when files name none. Certificate and key are read anew for each connection, the authority once.
+// TLS 1.2 is the least, for old etcd servers; our own ask for 1.3.
 func ClientTLS(files unit.TLSFiles) (*tls.Config, error) {
 	pool, err := readPool(files.CA)
 	if err != nil {
 		return nil, err
 	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	if files.Cert == "" && files.Key == "" {
+		return config, nil
+	}
 	if _, err := readPair(files); err != nil {
 		return nil, err
 	}
-	return &tls.Config{
-		MinVersion:           tls.VersionTLS12,
-		RootCAs:              pool,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return readPair(files) },
-	}, nil
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return readPair(files) }
+	return config, nil
 }
 
 func readPool(path string) (*x509.CertPool, error) {

@@ -30,8 +30,9 @@ type link struct {
 
 // CheckChains looks at the numbering of manifests of all clusters together: each signer counts from 1, without a gap, and
 // each manifest has the sha256 of the one before. A manifest that was removed, doubled or put back from an older copy shows,
-// unless a record that can be believed says that it was pruned.
-func CheckChains(reads []Read, removals []RemovalRead) []Broken {
+// unless a record that can be believed says that it was pruned; one after the last that is there shows when seen has it.
+// heads are the last ones that are there, to be remembered.
+func CheckChains(reads []Read, removals []RemovalRead, seen Heads) (found []Broken, heads Heads) {
 	chains := map[Fingerprint][]link{}
 	there := map[string]bool{}
 	for _, read := range reads {
@@ -52,7 +53,12 @@ func CheckChains(reads []Read, removals []RemovalRead) []Broken {
 			}
 		}
 	}
-	var found []Broken
+	for signer := range seen {
+		if chains[signer] == nil {
+			chains[signer] = []link{}
+		}
+	}
+	heads = Heads{}
 	for signer, chain := range chains {
 		slices.SortFunc(chain, func(a, b link) int {
 			return cmp.Or(cmp.Compare(a.sequence, b.sequence), cmp.Compare(a.sha256, b.sha256))
@@ -69,14 +75,26 @@ func CheckChains(reads []Read, removals []RemovalRead) []Broken {
 					what = fmt.Sprintf("it and those up to %d are missing", l.sequence-1)
 				}
 				found = append(found, Broken{signer, expected, what})
+			case seen[signer].Sequence == l.sequence && seen[signer].SHA256 != l.sha256:
+				found = append(found, Broken{signer, l.sequence, "it is another one than was there before"})
 			case !l.removed && l.previous != previous:
 				found = append(found, Broken{signer, l.sequence, "it does not follow the manifest before it"})
 			}
 			expected, previous = l.sequence+1, l.sha256
 		}
+		if len(chain) > 0 {
+			heads[signer] = Head{expected - 1, previous}
+		}
+		if last := seen[signer]; last.Sequence >= expected {
+			what := "it was there, and is missing"
+			if last.Sequence > expected {
+				what = fmt.Sprintf("it and those up to %d were there, and are missing", last.Sequence)
+			}
+			found = append(found, Broken{signer, expected, what})
+		}
 	}
 	slices.SortFunc(found, func(a, b Broken) int {
 		return cmp.Or(cmp.Compare(a.Signer, b.Signer), cmp.Compare(a.Sequence, b.Sequence))
 	})
-	return found
+	return found, heads
 }

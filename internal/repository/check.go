@@ -18,11 +18,14 @@ type CheckResult struct {
 	UnclaimedBytes int64 `json:"unclaimed-bytes"`
 	// Problems are lines for people, each naming an object or a signer.
 	Problems []string `json:"problems"`
+
+	// Heads are the last manifests of all signers, to be remembered.
+	Heads Heads `json:"-"`
 }
 
 // Check looks at everything that listings and manifests tell, of all clusters; it reads no data. What is wrong is in the
-// result; the error is for what could not be looked at.
-func (r *Repository) Check(ctx context.Context) (CheckResult, error) {
+// result; the error is for what could not be looked at. seen are the heads that the reader remembers.
+func (r *Repository) Check(ctx context.Context, seen Heads) (CheckResult, error) {
 	result := CheckResult{Problems: []string{}}
 	clusters, err := r.Clusters(ctx)
 	if err != nil {
@@ -57,7 +60,9 @@ func (r *Repository) Check(ctx context.Context) (CheckResult, error) {
 		}
 	}
 	result.Removed = len(removed)
-	for _, broken := range CheckChains(all, removals) {
+	broken, heads := CheckChains(all, removals, seen)
+	result.Heads = heads
+	for _, broken := range broken {
 		result.Problems = append(result.Problems, broken.String())
 	}
 	_, strange, err := r.Signers(ctx)

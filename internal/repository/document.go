@@ -80,12 +80,14 @@ type Repository struct {
 var (
 	// ErrNoRepository means that nothing is there.
 	ErrNoRepository = errors.New("no repository there")
+	// ErrNothingMade means that Init ended before it had put the repository's document.
+	ErrNothingMade = errors.New("nothing was made")
 	// ErrUntrusted means that the repository is signed by another root key than the one that is trusted.
 	ErrUntrusted = errors.New("signed by another root key than the one that is trusted")
 )
 
 // Init makes a repository in a store that has none, signed by root. It first sees to it that the store keeps what is there:
-// one that lets a second writer replace an object is refused.
+// one that lets a second writer replace an object is refused. ErrNothingMade tells that root has signed nothing there.
 func Init(ctx context.Context, s store.Store, root Key, encryption Encryption, recipients []seal.Recipient) (*Repository, error) {
 	document := Document{
 		Format: documentFormat, Repository: uuid.NewString(), Created: time.Now().UTC().Truncate(time.Second),
@@ -105,10 +107,10 @@ func Init(ctx context.Context, s store.Store, root Key, encryption Encryption, r
 		if err == nil {
 			err = store.ErrExists
 		}
-		return nil, fmt.Errorf("make repository: %w", err)
+		return nil, fmt.Errorf("make repository: %w", store.Mark(err, ErrNothingMade))
 	}
 	if err := probe(ctx, s); err != nil {
-		return nil, fmt.Errorf("make repository: %w", err)
+		return nil, fmt.Errorf("make repository: %w", store.Mark(err, ErrNothingMade))
 	}
 	if _, err := store.PutBytes(ctx, s, documentName, signed, store.PutOptions{}); err != nil {
 		return nil, fmt.Errorf("make repository: %w", err)
@@ -150,14 +152,17 @@ func Open(ctx context.Context, s store.Store, trusted Fingerprint) (*Repository,
 	if err := decodeDocument(line, documentFormat, &document); err != nil {
 		return nil, fmt.Errorf("open repository: %q: %w", documentName, err)
 	}
-	if err := document.check(); err != nil {
-		return nil, fmt.Errorf("open repository: %w", err)
+	if err := document.Root.check(); err != nil {
+		return nil, fmt.Errorf("open repository: %q: root key: %w", documentName, err)
 	}
 	if got := document.Root.Fingerprint(); trusted != "" && got != trusted {
 		return nil, fmt.Errorf("open repository: it is %w: expected %s, actual %s", ErrUntrusted, trusted, got)
 	}
 	if err := verify(line, signature, document.Root); err != nil {
 		return nil, fmt.Errorf("open repository: %q is %w", documentName, err)
+	}
+	if err := document.check(); err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
 	}
 	return &Repository{store: s, document: document}, nil
 }

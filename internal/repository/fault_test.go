@@ -54,7 +54,7 @@ func (f *faulty) sound(t *testing.T, what string) int {
 			t.Errorf("%s: shown and not whole: %v", what, err)
 		}
 	}
-	result, err := r.Check(t.Context())
+	result, err := r.Check(t.Context(), nil)
 	must(t, err)
 	if len(result.Problems) > 0 {
 		t.Errorf("%s: problems %q", what, result.Problems)
@@ -70,11 +70,16 @@ func ignoreMissing(err error) error {
 }
 
 // kindsOf are the ways in which a call can go wrong; some damage only what passes through it.
-func kindsOf(op faultstore.Op) map[string]faultstore.Fault {
+func kindsOf(op faultstore.Op, retry bool) map[string]faultstore.Fault {
 	kinds := map[string]faultstore.Fault{
-		"fails": {Do: faultstore.Fail}, "fails for good": {Do: faultstore.Fail, Err: store.Mark(errors.New("disk full"), store.ErrFinal)},
-		"loses its answer": {Do: faultstore.Lose}, "is cut at once": {Do: faultstore.Cut}, "is cut": {Do: faultstore.Cut, At: 100},
-		"fails three times": {Do: faultstore.Fail, Times: 3}, "fails on and on": {Do: faultstore.Fail, Times: -1},
+		"fails for good": {Do: faultstore.Fail, Err: store.Mark(errors.New("disk full"), store.ErrFinal)},
+		"is cut":         {Do: faultstore.Cut, At: 100}, "loses its answer": {Do: faultstore.Lose},
+	}
+	if retry {
+		kinds["fails three times"] = faultstore.Fault{Do: faultstore.Fail, Times: 3}
+	} else {
+		kinds["fails on and on"] = faultstore.Fault{Do: faultstore.Fail, Times: -1}
+		kinds["is cut at once"] = faultstore.Fault{Do: faultstore.Cut}
 	}
 	if op == faultstore.Open {
 		kinds["is short"] = faultstore.Fault{Do: faultstore.Short, At: 100}
@@ -93,7 +98,7 @@ func (f *faulty) each(t *testing.T, prepare func(), do func(r *Repository) error
 			must(t, do(f.through(retry)))
 			calls := f.faults.Calls(op) - before
 			for skip := range calls {
-				for name, fault := range kindsOf(op) {
+				for name, fault := range kindsOf(op, retry) {
 					prepare()
 					what := fmt.Sprintf("%s number %d %s, retries %t", op, skip+1, name, retry)
 					fault.On, fault.Skip = op, skip

@@ -161,6 +161,8 @@ func signerName(f Fingerprint, role Role) string {
 
 func revocationName(f Fingerprint) string { return signersFolder + string(f) + ".revoked.json" }
 
+func rejectionName(f Fingerprint) string { return signersFolder + string(f) + ".rejected.json" }
+
 func randomHex(bytes int) string {
 	b := make([]byte, bytes)
 	_, _ = rand.Read(b) // it cannot fail: crypto/rand ends the program instead

@@ -40,7 +40,7 @@ func parseSignerName(name string) (Fingerprint, Role, error) {
 	if err != nil || !found {
 		return fail()
 	}
-	if name == revocationName(f) {
+	if name == revocationName(f) || name == rejectionName(f) {
 		return f, "", nil
 	}
 	role, err := ParseRole(what)

@@ -50,7 +50,7 @@ func TestRoundTrip(t *testing.T) {
 				must(t, r.CheckStored(t.Context(), m, nil))
 				must(t, r.CheckListed(t.Context(), m))
 			}
-			result, err := r.Check(t.Context())
+			result, err := r.Check(t.Context(), nil)
 			must(t, err)
 			if result.Snapshots != 2 || result.Unclaimed != 0 || len(result.Problems) != 0 || result.Bytes != first.Object.Size+second.Object.Size {
 				t.Errorf("check %+v", result)
@@ -273,7 +273,7 @@ func TestDamagedData(t *testing.T) {
 		if _, _, err := w.Fetch(t.Context(), m, w.identity, new(bytes.Buffer), nil); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s, gone: %v", encryption, err)
 		}
-		result, err := w.Check(t.Context())
+		result, err := w.Check(t.Context(), nil)
 		must(t, err)
 		if len(result.Problems) != 1 || !strings.Contains(result.Problems[0], m.Object.Name) {
 			t.Errorf("check says %q", result.Problems)
@@ -290,7 +290,7 @@ func TestMissingManifestShows(t *testing.T) {
 	name := func(i int) string { return all[i].Point().manifestName() }
 	problems := func() []string {
 		t.Helper()
-		result, err := w.again(t).Check(t.Context())
+		result, err := w.again(t).Check(t.Context(), nil)
 		must(t, err)
 		return result.Problems
 	}
@@ -403,7 +403,7 @@ func TestNumberingSurvives(t *testing.T) {
 	if m := w.add(t, "prod", backend(t, 0)); m.Sequence != 7 {
 		t.Errorf("after a lost answer (%v): number %d", err, m.Sequence)
 	}
-	result, err := w.Check(t.Context())
+	result, err := w.Check(t.Context(), nil)
 	must(t, err)
 	if len(result.Problems) > 0 {
 		t.Errorf("check: %q", result.Problems)
@@ -464,7 +464,7 @@ func TestWritersAtOnce(t *testing.T) {
 	}
 	group.Wait()
 	must(t, errors.Join(errs...))
-	result, err := w.Check(t.Context())
+	result, err := w.Check(t.Context(), nil)
 	must(t, err)
 	if result.Snapshots != len(errs) || result.Clusters != 2 || len(result.Problems) > 0 {
 		t.Errorf("check %+v", result)
@@ -480,19 +480,19 @@ func TestWriterKeyIsPrivate(t *testing.T) {
 	if again.Public().Fingerprint() != w.Public().Fingerprint() {
 		t.Error("the second time it is another key")
 	}
-	info, err := os.Stat(w.keyFile())
+	info, err := os.Stat(w.KeyFile())
 	must(t, err)
 	if info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %o", info.Mode().Perm())
 	}
-	must(t, os.Chmod(w.keyFile(), 0o644))
+	must(t, os.Chmod(w.KeyFile(), 0o644))
 	if _, err := OpenWriter(dir); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("readable by others: %v", err)
 	}
-	must(t, os.Chmod(w.keyFile(), 0o600))
-	text, err := os.ReadFile(w.keyFile())
+	must(t, os.Chmod(w.KeyFile(), 0o600))
+	text, err := os.ReadFile(w.KeyFile())
 	must(t, err)
-	must(t, os.WriteFile(w.keyFile(), text[:len(text)/2], 0o600))
+	must(t, os.WriteFile(w.KeyFile(), text[:len(text)/2], 0o600))
 	if _, err := OpenWriter(dir); err == nil || strings.Contains(err.Error(), string(text[30:60])) {
 		t.Errorf("half a key: %v", err)
 	}

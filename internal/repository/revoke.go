@@ -30,22 +30,27 @@ func (v Revocation) accepts(sum string) bool {
 }
 
 // Revoke ends what a key may do. What it has signed until now, and is in the repository, stays believed, unless reject is
-// set. It gives how many objects that are. What the key signs from now on, whatever date it gives it, is not believed.
+// set. It gives how many objects that are. What the key signs from now on, whatever date it gives it, is not believed. A key
+// that was revoked can be rejected later.
 func (r *Repository) Revoke(ctx context.Context, root Key, f Fingerprint, reject bool) (accepted int, err error) {
 	fail := func(err error) (int, error) { return 0, fmt.Errorf("revoke signer %s: %w", f.Short(), err) }
 	if err := r.checkRoot(root); err != nil {
 		return fail(err)
 	}
-	if earlier, err := r.revocation(ctx, f); err != nil {
+	earlier, err := r.revocation(ctx, f)
+	if err != nil {
 		return fail(err)
-	} else if earlier != nil {
+	}
+	if earlier != nil && (!reject || len(earlier.Accepted) == 0) {
 		return fail(fmt.Errorf("%w already, on %s", ErrRevoked, earlier.Revoked.Format(personStamp)))
 	}
 	v := Revocation{
 		Format: revocationFormat, Repository: r.document.Repository, Key: f,
 		Revoked: time.Now().UTC().Truncate(time.Second), Accepted: []string{},
 	}
+	name := rejectionName(f)
 	if !reject {
+		name = revocationName(f)
 		if v.Accepted, err = r.signedBy(ctx, f); err != nil {
 			return fail(err)
 		}
@@ -54,7 +59,7 @@ func (r *Repository) Revoke(ctx context.Context, root Key, f Fingerprint, reject
 	if err != nil {
 		return fail(err)
 	}
-	if _, err := store.PutBytes(ctx, r.store, revocationName(f), signed, store.PutOptions{}); err != nil {
+	if _, err := store.PutBytes(ctx, r.store, name, signed, store.PutOptions{}); err != nil {
 		return fail(err)
 	}
 	r.signers.mu.Lock()
@@ -112,21 +117,33 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 	return sums, nil
 }
 
-// revocation gives what the root key said of the end of a key, nil when nothing.
+// revocation gives what the root key said of the end of a key, nil when nothing. That all of it is rejected counts before what
+// was accepted once. What only claims to be a revocation is not one: it must not keep anybody from reading.
 func (r *Repository) revocation(ctx context.Context, f Fingerprint) (*Revocation, error) {
-	signed, err := readSmall(ctx, r.store, revocationName(f))
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+	for _, name := range []string{rejectionName(f), revocationName(f)} {
+		v, err := r.readRevocation(ctx, name, f)
+		switch {
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrForged):
+		case err != nil:
+			return nil, fmt.Errorf("look whether signer %s was revoked: %w", f.Short(), err)
+		default:
+			return v, nil
+		}
 	}
+	return nil, nil
+}
+
+func (r *Repository) readRevocation(ctx context.Context, name string, f Fingerprint) (*Revocation, error) {
+	signed, err := readSmall(ctx, r.store, name)
 	if err != nil {
-		return nil, fmt.Errorf("look whether signer %s was revoked: %w", f.Short(), err)
+		return nil, err
 	}
 	var v Revocation
 	if err := r.openRootSigned(signed, revocationFormat, &v); err != nil {
-		return nil, fmt.Errorf("revocation of signer %s: %w", f.Short(), err)
+		return nil, err
 	}
-	if v.Repository != r.document.Repository || v.Key != f || !slices.IsSorted(v.Accepted) {
-		return nil, fmt.Errorf("revocation of signer %s: %w: it is about key %s of repository %q", f.Short(), ErrForged, v.Key.Short(), v.Repository)
+	if v.Repository != r.document.Repository || v.Key != f || !slices.IsSorted(v.Accepted) || name == rejectionName(f) && len(v.Accepted) > 0 {
+		return nil, fmt.Errorf("%w: it is about key %s of repository %q", ErrForged, v.Key.Short(), v.Repository)
 	}
 	return &v, nil
 }

@@ -49,8 +49,8 @@ type Enrolment struct {
 // mostName bounds the name of a signer, in bytes.
 const mostName = 200
 
-// Enroll lets a key sign in the repository. root must be its root key. Enrolling a key again changes nothing; one that was
-// revoked stays so.
+// Enroll lets a key sign in the repository. root must be its root key. Enrolling a key again changes nothing. A
+// key that was revoked is ErrRevoked: its host needs a new one.
 func (r *Repository) Enroll(ctx context.Context, root Key, key PublicKey, role Role, name string) error {
 	if err := r.checkRoot(root); err != nil {
 		return fmt.Errorf("enroll signer: %w", err)
@@ -63,6 +63,11 @@ func (r *Repository) Enroll(ctx context.Context, root Key, key PublicKey, role R
 	}
 	if name == "" || len(name) > mostName {
 		return fmt.Errorf("enroll signer: name %q: want 1 to %d bytes", name, mostName)
+	}
+	if earlier, err := r.revocation(ctx, key.Fingerprint()); err != nil {
+		return fmt.Errorf("enroll signer: %w", err)
+	} else if earlier != nil {
+		return fmt.Errorf("enroll signer %s: %w on %s", key.Fingerprint().Short(), ErrRevoked, earlier.Revoked.Format(personStamp))
 	}
 	signed, err := sign(Enrolment{
 		Format: signerFormat, Repository: r.document.Repository, Key: key, Role: role, Name: name,
@@ -121,7 +126,7 @@ func (r *Repository) Signers(ctx context.Context) (list []Signer, strange []stri
 			continue
 		}
 		if role == "" { // a revocation, which is read with the enrolments
-			if _, err := r.revocation(ctx, f); errors.Is(err, ErrForged) {
+			if _, err := r.readRevocation(ctx, object.Name, f); errors.Is(err, ErrForged) {
 				strange = append(strange, object.Name)
 			}
 			continue
@@ -177,8 +182,7 @@ func (r *Repository) signer(ctx context.Context, f Fingerprint, role Role) (sign
 	if s.enrolment, err = r.openEnrolment(signed, f, role); err != nil {
 		return signer{}, fmt.Errorf("enrolment of signer %s: %w", f.Short(), err)
 	}
-	// What only claims to be a revocation must not keep anybody from reading.
-	if s.revocation, err = r.revocation(ctx, f); err != nil && !errors.Is(err, ErrForged) {
+	if s.revocation, err = r.revocation(ctx, f); err != nil {
 		return signer{}, err
 	}
 	r.signers.mu.Lock()
@@ -233,7 +237,7 @@ func (r *Repository) openSigned(ctx context.Context, signed []byte, role Role, f
 		return "", err
 	}
 	if by.revocation != nil && !by.revocation.accepts(sumOf(signed)) {
-		return "", fmt.Errorf("%w: its signer %s was revoked on %s, and this was not there then", ErrForged, signature.Signer.Short(), by.revocation.Revoked.Format(personStamp))
+		return "", fmt.Errorf("%w: its signer %s was revoked on %s, and this is not among what was accepted", ErrForged, signature.Signer.Short(), by.revocation.Revoked.Format(personStamp))
 	}
 	return signature.Signer, decodeDocument(line, format, into)
 }

@@ -51,21 +51,23 @@ func (p TrustFolder) Get(location string) (trust Trust, found bool, err error) {
 var ErrReplaced = errors.New("it is another one than before")
 
 // Open opens the repository at a place, which must be signed by trusted or, when that is "", by the key that was trusted there
-// before. The first time, what is there is trusted and remembered; first tells so. Errors are those of Open, and ErrReplaced.
+// before. The first time, and with trusted, what is there is remembered; first tells the first time. Errors are those of Open, and
+// ErrReplaced.
 func (p TrustFolder) Open(ctx context.Context, s store.Store, place string, trusted Fingerprint) (r *Repository, first bool, err error) {
 	known, found, err := p.Get(place)
 	if err != nil {
 		return nil, false, err
 	}
-	if trusted == "" {
+	explicit := trusted != ""
+	if !explicit {
 		trusted = known.Root
 	}
 	if r, err = Open(ctx, s, trusted); err != nil {
 		return nil, false, err
 	}
 	switch {
-	case !found:
-		return r, true, p.Set(Trust{Location: place, Repository: r.document.Repository, Root: r.Root()})
+	case !found, explicit && (known.Repository != r.document.Repository || known.Root != r.Root()):
+		return r, !found, p.Set(Trust{Location: place, Repository: r.document.Repository, Root: r.Root()})
 	case known.Repository != r.document.Repository:
 		return nil, false, fmt.Errorf("open repository: %w: %s, expected %s", ErrReplaced, r.document.Repository, known.Repository)
 	}

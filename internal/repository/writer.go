@@ -38,22 +38,38 @@ func OpenWriter(dir string) (*Writer, error) {
 	return w, nil
 }
 
-func (w *Writer) keyFile() string { return filepath.Join(w.dir, "key.pem") }
+// FindWriter opens the writer in a folder, and makes none: fs.ErrNotExist where there is none.
+func FindWriter(dir string) (*Writer, error) {
+	w := &Writer{dir: dir}
+	return w, w.load()
+}
+
+// Head is the last manifest that this host has signed in a repository, by its own file; zero when that cannot be read.
+func (w *Writer) Head(r *Repository) Head {
+	var h head
+	if text, err := os.ReadFile(w.headFile(r)); err != nil || json.Unmarshal(text, &h) != nil {
+		return Head{}
+	}
+	return Head{h.Sequence, h.SHA256}
+}
+
+// KeyFile is where the secret key is.
+func (w *Writer) KeyFile() string { return filepath.Join(w.dir, "key.pem") }
 
 func (w *Writer) load() error {
-	info, err := os.Stat(w.keyFile())
+	info, err := os.Stat(w.KeyFile())
 	if err != nil {
 		return err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others may read %q; run: chmod 600 %q", w.keyFile(), w.keyFile())
+		return fmt.Errorf("others may read %q; run: chmod 600 %q", w.KeyFile(), w.KeyFile())
 	}
-	text, err := os.ReadFile(w.keyFile())
+	text, err := os.ReadFile(w.KeyFile())
 	if err != nil {
 		return err
 	}
 	if w.key, err = ParseKey(text); err != nil {
-		return fmt.Errorf("%q: %w", w.keyFile(), err)
+		return fmt.Errorf("%q: %w", w.KeyFile(), err)
 	}
 	return nil
 }
@@ -71,7 +87,7 @@ func (w *Writer) create() error {
 		return err
 	}
 	// Two processes may both come here: the key of the first one counts.
-	if err := durable.WriteNewFile(w.keyFile(), text, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := durable.WriteNewFile(w.KeyFile(), text, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return w.load()
@@ -165,10 +181,7 @@ func (w *Writer) Repair(ctx context.Context, r *Repository) (last, remembered in
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	var old head
-	if text, err := os.ReadFile(w.headFile(r)); err == nil && json.Unmarshal(text, &old) == nil {
-		remembered = old.Sequence
-	}
+	remembered = w.Head(r).Sequence
 	h, err := w.rebuildHead(ctx, r)
 	if err != nil {
 		return 0, 0, fmt.Errorf("count the manifests of this host: %w", err)

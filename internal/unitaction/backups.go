@@ -79,6 +79,8 @@ func (a *createBackup) Run(ctx context.Context, call *action.Call) error {
 				call.Logf("not read: %s: %s", e.Skipped.Client.Endpoint(), e.Skipped.Why)
 			case e.PassedOver != nil:
 				call.Logf("an earlier snapshot cannot be believed: %v", e.PassedOver)
+			case e.Gone > 0:
+				call.Logf("this host has signed %d manifests in this repository, and it holds none any more", e.Gone)
 			case e.Chosen != nil:
 				call.Logf("reading %s, %s", e.Chosen.Client.Endpoint(), e.Chosen.Role)
 				told = nil
@@ -92,6 +94,9 @@ func (a *createBackup) Run(ctx context.Context, call *action.Call) error {
 	})
 	if errors.Is(err, repository.ErrNotEnrolled) {
 		return fmt.Errorf("%w; on the machine that has the root key: holdfast key enroll --repo URL --root-key FILE %s", err, vault.Writer.Public())
+	}
+	if errors.Is(err, backup.ErrOtherCluster) || errors.Is(err, backup.ErrWentBack) {
+		return fmt.Errorf("%w; if the cluster was restored: create-backup new-timeline=true", err)
 	}
 	if err != nil {
 		return err
@@ -172,8 +177,16 @@ func (a *listBackups) Run(ctx context.Context, call *action.Call) error {
 	}
 	lines := []string{fmt.Sprintf("%-*s | backup-status", idColumn, "backup-id")}
 	lines = append(lines, strings.Repeat("-", len(lines[0])))
+	seconds := map[string]int{}
+	for _, read := range reads {
+		seconds[read.Point.ID.Short()]++
+	}
 	for _, read := range slices.Backward(reads) {
-		lines = append(lines, fmt.Sprintf("%-*s | %s", idColumn, read.Point.ID.Short(), backupStatus(read, verifications)))
+		id := read.Point.ID.Short()
+		if seconds[id] > 1 {
+			id = read.Point.ID.Long() // wider than the column, and not to be mistaken for the other one
+		}
+		lines = append(lines, fmt.Sprintf("%-*s | %s", idColumn, id, backupStatus(read, verifications)))
 	}
 	call.Set("backups", strings.Join(lines, "\n"))
 	return nil
