@@ -144,7 +144,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("after rubbish: timeline %s after %s, passed over %v", fourth.Timeline, third.Timeline, passedOver)
 	}
 	must(t, stored.Delete(t.Context(), rubbish))
-	result, err := repo.Check(t.Context(), nil)
+	result, _, err := repo.Check(t.Context(), nil)
 	must(t, err)
 	if result.Snapshots != 4 || result.Unclaimed != 0 || len(result.Problems) > 0 {
 		t.Errorf("check %+v", result)

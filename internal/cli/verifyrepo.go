@@ -468,11 +468,11 @@ func (a *app) repoCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			result, err := repo.Check(c.Context(), seen)
+			result, heads, err := repo.Check(c.Context(), seen)
 			if err != nil {
 				return err
 			}
-			if err := remember(result.Heads); err != nil {
+			if err := remember(heads); err != nil {
 				return err
 			}
 			if f.output == "json" {

@@ -18,37 +18,34 @@ type CheckResult struct {
 	UnclaimedBytes int64 `json:"unclaimed-bytes"`
 	// Problems are lines for people, each naming an object or a signer.
 	Problems []string `json:"problems"`
-
-	// Heads are the last manifests of all signers, to be remembered.
-	Heads Heads `json:"-"`
 }
 
 // Check looks at everything that listings and manifests tell, of all clusters; it reads no data. What is wrong is in the
-// result; the error is for what could not be looked at. seen are the heads that the reader remembers.
-func (r *Repository) Check(ctx context.Context, seen Heads) (CheckResult, error) {
-	result := CheckResult{Problems: []string{}}
+// result; the error is for what could not be looked at. seen are the heads that the reader remembers, heads are those of now.
+func (r *Repository) Check(ctx context.Context, seen Heads) (result CheckResult, heads Heads, err error) {
+	result.Problems = []string{}
 	clusters, err := r.Clusters(ctx)
 	if err != nil {
-		return result, err
+		return result, nil, err
 	}
 	var all []Read
 	for _, cluster := range clusters {
 		reads, strange, err := r.Snapshots(ctx, cluster)
 		if err != nil {
-			return result, err
+			return result, nil, err
 		}
 		for _, name := range strange {
 			result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the manifests and is none", name))
 		}
 		if err := r.checkData(ctx, cluster, reads, &result); err != nil {
-			return result, err
+			return result, nil, err
 		}
 		all = append(all, reads...)
 	}
 	result.Clusters, result.Snapshots = len(clusters), len(all)
 	removals, err := r.Removals(ctx)
 	if err != nil {
-		return result, err
+		return result, nil, err
 	}
 	removed := map[string]bool{} // by sha256: a removal that was cut off is told of again
 	for _, removal := range removals {
@@ -61,7 +58,6 @@ func (r *Repository) Check(ctx context.Context, seen Heads) (CheckResult, error)
 	}
 	result.Removed = len(removed)
 	broken, heads := CheckChains(all, removals, seen)
-	result.Heads = heads
 	for _, broken := range broken {
 		result.Problems = append(result.Problems, broken.String())
 	}
@@ -69,7 +65,7 @@ func (r *Repository) Check(ctx context.Context, seen Heads) (CheckResult, error)
 	for _, name := range strange {
 		result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the signers and is none", name))
 	}
-	return result, err
+	return result, heads, err
 }
 
 // checkData compares the data objects of a cluster with its manifests, and looks at what else is said of its snapshots.

@@ -54,7 +54,7 @@ func (f *faulty) sound(t *testing.T, what string) int {
 			t.Errorf("%s: shown and not whole: %v", what, err)
 		}
 	}
-	result, err := r.Check(t.Context(), nil)
+	result, _, err := r.Check(t.Context(), nil)
 	must(t, err)
 	if len(result.Problems) > 0 {
 		t.Errorf("%s: problems %q", what, result.Problems)

@@ -50,7 +50,7 @@ func TestRoundTrip(t *testing.T) {
 				must(t, r.CheckStored(t.Context(), m, nil))
 				must(t, r.CheckListed(t.Context(), m))
 			}
-			result, err := r.Check(t.Context(), nil)
+			result, _, err := r.Check(t.Context(), nil)
 			must(t, err)
 			if result.Snapshots != 2 || result.Unclaimed != 0 || len(result.Problems) != 0 || result.Bytes != first.Object.Size+second.Object.Size {
 				t.Errorf("check %+v", result)
@@ -273,7 +273,7 @@ func TestDamagedData(t *testing.T) {
 		if _, _, err := w.Fetch(t.Context(), m, w.identity, new(bytes.Buffer), nil); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s, gone: %v", encryption, err)
 		}
-		result, err := w.Check(t.Context(), nil)
+		result, _, err := w.Check(t.Context(), nil)
 		must(t, err)
 		if len(result.Problems) != 1 || !strings.Contains(result.Problems[0], m.Object.Name) {
 			t.Errorf("check says %q", result.Problems)
@@ -403,7 +403,7 @@ func TestNumberingSurvives(t *testing.T) {
 	if m := w.add(t, "prod", backend(t, 0)); m.Sequence != 7 {
 		t.Errorf("after a lost answer (%v): number %d", err, m.Sequence)
 	}
-	result, err := w.Check(t.Context(), nil)
+	result, _, err := w.Check(t.Context(), nil)
 	must(t, err)
 	if len(result.Problems) > 0 {
 		t.Errorf("check: %q", result.Problems)
@@ -464,7 +464,7 @@ func TestWritersAtOnce(t *testing.T) {
 	}
 	group.Wait()
 	must(t, errors.Join(errs...))
-	result, err := w.Check(t.Context(), nil)
+	result, _, err := w.Check(t.Context(), nil)
 	must(t, err)
 	if result.Snapshots != len(errs) || result.Clusters != 2 || len(result.Problems) > 0 {
 		t.Errorf("check %+v", result)

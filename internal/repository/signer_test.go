@@ -246,7 +246,7 @@ func TestRemove(t *testing.T) {
 	if names := w.names(t); contains(names, first.ID.String()) {
 		t.Errorf("left of what was removed: %q", names)
 	}
-	result, err := w.Check(t.Context(), nil)
+	result, _, err := w.Check(t.Context(), nil)
 	must(t, err)
 	if len(result.Problems) > 0 || result.Removed != 2 || result.Snapshots != 1 {
 		t.Errorf("check %+v", result)
@@ -275,7 +275,7 @@ func TestRemove(t *testing.T) {
 			w.replace(t, name, nil)
 		}
 	}
-	if result, err = w.Check(t.Context(), nil); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "missing") {
+	if result, _, err = w.Check(t.Context(), nil); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "missing") {
 		t.Errorf("without the records: %+v, %v", result, err)
 	}
 }
@@ -286,26 +286,26 @@ func TestHeads(t *testing.T) {
 	first := w.add(t, "prod", backend(t, 0))
 	last, err := w.tryAdd(t.Context(), "prod", first.Timeline, backend(t, 1))
 	must(t, err)
-	result, err := w.Check(t.Context(), nil)
+	_, heads, err := w.Check(t.Context(), nil)
 	must(t, err)
 	own := w.writer.Public().Fingerprint()
-	if result.Heads[own] != w.writer.Head(w.Repository) || result.Heads[own].Sequence != 2 {
+	if heads[own] != w.writer.Head(w.Repository) || heads[own].Sequence != 2 {
 		t.Errorf("heads %+v, the writer's own %+v", result.Heads, w.writer.Head(w.Repository))
 	}
 	folder := TrustFolder{Dir: t.TempDir()}
-	must(t, folder.Remember("id", Heads{}, result.Heads))
-	must(t, folder.Remember("id", result.Heads, Heads{own: {Sequence: 1}})) // never back
+	must(t, folder.Remember("id", Heads{}, heads))
+	must(t, folder.Remember("id", heads, Heads{own: {Sequence: 1}})) // never back
 	seen, err := folder.Heads("id")
 	must(t, err)
 	w.replace(t, last.Point().manifestName(), nil)
-	if result, err := w.Check(t.Context(), nil); err != nil || len(result.Problems) > 0 {
+	if result, _, err := w.Check(t.Context(), nil); err != nil || len(result.Problems) > 0 {
 		t.Errorf("who never saw it: %+v, %v", result, err)
 	}
-	if result, err := w.Check(t.Context(), seen); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "was there, and is missing") {
+	if result, _, err := w.Check(t.Context(), seen); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "was there, and is missing") {
 		t.Errorf("who remembers: %+v, %v", result, err)
 	}
 	w.replace(t, first.Point().manifestName(), nil)
-	if result, err := w.Check(t.Context(), seen); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "up to 2 were there") {
+	if result, _, err := w.Check(t.Context(), seen); err != nil || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "up to 2 were there") {
 		t.Errorf("all gone: %+v, %v", result, err)
 	}
 }
@@ -336,7 +336,7 @@ func TestRemoveIsCutOff(t *testing.T) {
 	must(t, err)
 	freed, err := w.Reclaim(t.Context(), w.writer, "prod", unclaimed)
 	must(t, err)
-	if result, err := w.Check(t.Context(), nil); err != nil || len(result.Problems) > 0 || result.Unclaimed > 0 || result.Snapshots != 1 {
+	if result, _, err := w.Check(t.Context(), nil); err != nil || len(result.Problems) > 0 || result.Unclaimed > 0 || result.Snapshots != 1 {
 		t.Errorf("reclaimed %d bytes of %v; check %+v, %v", freed, unclaimed, result, err)
 	}
 }
