@@ -290,7 +290,7 @@ func TestMissingManifestShows(t *testing.T) {
 	name := func(i int) string { return all[i].Point().manifestName() }
 	problems := func() []string {
 		t.Helper()
-		result, err := w.again(t).Check(t.Context(), nil)
+		result, _, err := w.again(t).Check(t.Context(), nil)
 		must(t, err)
 		return result.Problems
 	}

@@ -290,7 +290,7 @@ func TestHeads(t *testing.T) {
 	must(t, err)
 	own := w.writer.Public().Fingerprint()
 	if heads[own] != w.writer.Head(w.Repository) || heads[own].Sequence != 2 {
-		t.Errorf("heads %+v, the writer's own %+v", result.Heads, w.writer.Head(w.Repository))
+		t.Errorf("heads %+v, the writer's own %+v", heads, w.writer.Head(w.Repository))
 	}
 	folder := TrustFolder{Dir: t.TempDir()}
 	must(t, folder.Remember("id", Heads{}, heads))
