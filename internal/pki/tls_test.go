@@ -187,3 +187,28 @@ func TestFilesThatDoNotFit(t *testing.T) {
 		}
 	}
 }
+
+// TestClientTLSWithoutCertificate: an etcd may ask its clients for none.
+func TestClientTLSWithoutCertificate(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "pki"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := store.Issue(EtcdClient, Request{CommonName: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := bundle.Write(t.TempDir(), "client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files.Cert, files.Key = "", ""
+	config, err := ClientTLS(files)
+	if err != nil || config.RootCAs == nil || config.GetClientCertificate != nil {
+		t.Errorf("without a certificate: %+v, %v", config, err)
+	}
+	files.Key = "/nonexistent"
+	if _, err := ClientTLS(files); err == nil {
+		t.Error("a key without a certificate passes")
+	}
+}

@@ -243,3 +243,26 @@ func TestSlowListing(t *testing.T) {
 		t.Errorf("%d snapshots", n)
 	}
 }
+
+// TestNoDeleteNeeded: all but pruning works for who may neither delete nor overwrite.
+func TestNoDeleteNeeded(t *testing.T) {
+	f := newFaulty(t)
+	w := *f.world
+	w.Repository = &Repository{store: store.Combine(f.faults, nil, nil), document: f.document}
+	m, err := w.tryAdd(t.Context(), "prod", "", backend(t, 0))
+	must(t, err)
+	reads, _, err := w.Snapshots(t.Context(), "prod")
+	must(t, err)
+	_, _, err = w.Fetch(t.Context(), m, nil, new(bytes.Buffer), nil)
+	must(t, err)
+	_, err = w.RecordVerification(t.Context(), w.writer, reads[0], Verification{Started: time.Now(), Level: LevelChecksum, Passed: true})
+	must(t, err)
+	_, _, err = w.Check(t.Context(), nil)
+	must(t, err)
+	if _, err := w.Remove(t.Context(), w.writer, []Victim{{reads[0], "old"}}); !errors.Is(err, ErrNoDelete) {
+		t.Errorf("remove: %v", err)
+	}
+	if n := f.faults.Calls(faultstore.Delete); n != 0 {
+		t.Errorf("%d deletes", n)
+	}
+}

@@ -38,6 +38,7 @@ func benches() []bench {
 		{"snapshot-latency", "How much do a cluster's writes suffer from a snapshot at the default pace, compared with etcdctl snapshot save?", snapshotLatency},
 		{"restore-speed", "How long does a restore take until it serves, compared with tar, etcdutl and a start of etcd?", restoreSpeed},
 		{"backup-speed", "How long does an unpaced backup into a folder take, encrypted, compared with etcdctl alone, and with tar and sha256sum after it?", backupSpeed},
+		{"backup-memory", "How much memory does a backup take, of a usual database and of a large one?", backupMemory},
 		{"backup-latency", "How much do a cluster's writes suffer from a backup at the default pace, compared with etcdctl snapshot save?", backupLatency},
 		{"verify-speed", "How long does it take to verify a backup down to every page, compared with unzstd alone?", verifySpeed},
 		{"repository-restore", "How long does a restore out of a repository take, compared with etcdutl on the plain file?", repositoryRestore},
