@@ -248,7 +248,7 @@ func TestSlowListing(t *testing.T) {
 func TestNoDeleteNeeded(t *testing.T) {
 	f := newFaulty(t)
 	w := *f.world
-	w.Repository = &Repository{store: store.Combine(f.faults, nil, nil), document: f.document}
+	w.Repository = &Repository{store: struct{ store.Store }{f.faults}, document: f.document}
 	m, err := w.tryAdd(t.Context(), "prod", "", backend(t, 0))
 	must(t, err)
 	reads, _, err := w.Snapshots(t.Context(), "prod")
