@@ -69,8 +69,7 @@ func (a *app) export() *cobra.Command {
 			}
 			err = publish(target, overwrite, func(out io.Writer) error {
 				if format == "db" {
-					_, err := fetch(c.Context(), out)
-					return err
+					return fetch(c.Context(), out, snapshot.NewScanner(snapshot.Options{Size: m.Content.Size}))
 				}
 				return exportArchive(c.Context(), out, m, fetch)
 			})
@@ -89,8 +88,8 @@ func (a *app) export() *cobra.Command {
 	return command
 }
 
-// fetchFunc writes the backend of a snapshot and gives no error only when all of it was checked.
-type fetchFunc func(ctx context.Context, dst io.Writer) (snapshot.Info, error)
+// fetchFunc writes the backend of a snapshot and gives no error only when all of it was checked, by the scanner too.
+type fetchFunc func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error
 
 // prepareFetch finds a snapshot and the keys to read it with, before anything is written.
 func (a *app) prepareFetch(ctx context.Context, f *repoFlags, text string) (*repository.Repository, repository.Manifest, fetchFunc, error) {
@@ -109,11 +108,10 @@ func (a *app) prepareFetch(ctx context.Context, f *repoFlags, text string) (*rep
 	if err != nil {
 		return fail(err)
 	}
-	fetch := func(ctx context.Context, dst io.Writer) (snapshot.Info, error) {
+	fetch := func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
 		show := a.transferProgress("read snapshot "+m.ID.Short(), f)
 		defer show.close()
-		info, _, err := repo.Fetch(ctx, m, identities, dst, show.counter(m.Object.Size))
-		return info, err
+		return repo.FetchScanned(ctx, m, identities, dst, show.counter(m.Object.Size), scanner)
 	}
 	return repo, m, fetch, nil
 }
@@ -123,7 +121,7 @@ func exportArchive(ctx context.Context, out io.Writer, m repository.Manifest, fe
 	reader, writer := io.Pipe()
 	fetched := make(chan error, 1)
 	go func() {
-		_, err := fetch(ctx, writer)
+		err := fetch(ctx, writer, snapshot.NewScanner(snapshot.Options{Size: m.Content.Size}))
 		writer.CloseWithError(err)
 		fetched <- err
 	}()

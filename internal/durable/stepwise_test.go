@@ -9,31 +9,38 @@ import (
 )
 
 func TestStepwise(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	file, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := NewStepwise(file)
-	var want bytes.Buffer
-	for _, size := range []int{1, stepBytes - 2, 1, 0, stepBytes, 3*stepBytes + 5, 7} {
-		part := bytes.Repeat([]byte{byte(size)}, size)
-		want.Write(part)
-		if n, err := w.Write(part); n != size || err != nil {
-			t.Fatalf("wrote %d of %d bytes: %v", n, size, err)
-		}
-		if w.written != int64(want.Len()) || w.written-w.taken >= stepBytes {
-			t.Errorf("after %d bytes %d are written and %d taken", want.Len(), w.written, w.taken)
-		}
-	}
-	if err := errors.Join(file.Sync(), file.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want.Bytes()) {
-		t.Errorf("%d bytes of %d: %v", len(got), want.Len(), err)
-	}
-	if _, err := w.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("a file that is closed: %v", err)
+	for name, begin := range map[string]func(*os.File) *Stepwise{"paced": NewStepwise, "overlapped": NewOverlapped} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "f")
+			file, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := begin(file)
+			var want bytes.Buffer
+			for _, size := range []int{1, stepBytes - 2, 1, 0, stepBytes, 3*stepBytes + 5, pieceBytes + 1, 7, 5 * stepBytes} {
+				part := bytes.Repeat([]byte{byte(size)}, size)
+				want.Write(part)
+				if n, err := w.Write(part); n != size || err != nil {
+					t.Fatalf("wrote %d of %d bytes: %v", n, size, err)
+				}
+				if w.written != int64(want.Len()) || w.written-w.started >= stepBytes || w.started-w.waited > w.behind {
+					t.Errorf("after %d bytes %d are written, %d started and %d waited for", want.Len(), w.written, w.started, w.waited)
+				}
+			}
+			if w.waited < 5*stepBytes {
+				t.Errorf("waited for %d bytes only", w.waited)
+			}
+			if err := errors.Join(file.Sync(), file.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want.Bytes()) {
+				t.Errorf("%d bytes of %d: %v", len(got), want.Len(), err)
+			}
+			if _, err := w.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("a file that is closed: %v", err)
+			}
+		})
 	}
 }
 

@@ -52,7 +52,7 @@ func (r *Repository) Examine(ctx context.Context, cluster string, object Unclaim
 	scanner := snapshot.NewScanner(snapshot.Options{})
 	var unknown Manifest
 	unknown.Content.Size = -1
-	if err := unseal(counting, unknown, identities, scanner); err != nil {
+	if err := unseal(counting, unknown, identities, io.Discard, scanner); err != nil {
 		return fail(err)
 	}
 	if _, err := io.Copy(io.Discard, counting); err != nil {

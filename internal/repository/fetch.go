@@ -114,46 +114,58 @@ func observed(r io.Reader, observe io.Writer) io.Reader {
 // Fetch writes the backend file of a snapshot to dst and checks everything that can be: the sha256 of the stored object,
 // the end of its encryption, every page, etcd's own sha256, and that it is what the manifest says. What dst was given is
 // worth something only when there is no error. observe, which may be nil, is given the stored bytes as they are read.
-func (r *Repository) Fetch(ctx context.Context, m Manifest, identities []seal.Identity, dst, observe io.Writer) (info snapshot.Info, index *snapshot.Index, err error) {
+func (r *Repository) Fetch(ctx context.Context, m Manifest, identities []seal.Identity, dst, observe io.Writer) (snapshot.Info, *snapshot.Index, error) {
+	scanner := snapshot.NewScanner(snapshot.Options{Size: m.Content.Size})
+	if err := r.FetchScanned(ctx, m, identities, dst, observe, scanner); err != nil {
+		return snapshot.Info{}, nil, err
+	}
+	info, err := scanner.Finish()
+	return info, scanner.Index(), err
+}
+
+// FetchScanned is Fetch with a Scanner of the caller's, which has finished and found the file whole when there is no error.
+func (r *Repository) FetchScanned(ctx context.Context, m Manifest, identities []seal.Identity, dst, observe io.Writer, scanner *snapshot.Scanner) (err error) {
 	body, err := r.openObject(ctx, m.Object)
 	if err != nil {
-		return info, nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	stored := &counted{Reader: observed(body, observe), sum: sha256.New()}
-	scanner := snapshot.NewScanner(snapshot.Options{Size: m.Content.Size})
 	if m.Object.Encryption == None {
 		identities = nil
 	}
-	unsealErr := unseal(stored, m, identities, io.MultiWriter(dst, scanner))
+	unsealErr := unseal(stored, m, identities, dst, scanner)
 	if ctx.Err() != nil {
-		return info, nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	// A wrong sum explains the most, so the rest is read for it: damage to the first bytes looks like a wrong key.
 	if _, err := io.Copy(io.Discard, stored); err != nil {
-		return info, nil, fmt.Errorf("read object %q: %w", m.Object.Name, err)
+		return fmt.Errorf("read object %q: %w", m.Object.Name, err)
 	}
 	if err := stored.check(m.Object); err != nil {
-		return info, nil, err
+		return err
 	}
 	if unsealErr != nil {
-		return info, nil, fmt.Errorf("object %q: %w", m.Object.Name, unsealErr)
+		return fmt.Errorf("object %q: %w", m.Object.Name, unsealErr)
 	}
-	if info, err = scanner.Finish(); err != nil {
-		return info, nil, fmt.Errorf("object %q: %w", m.Object.Name, err)
+	info, err := scanner.Finish()
+	if err != nil {
+		return fmt.Errorf("object %q: %w", m.Object.Name, err)
 	}
 	if got := ContentOf(info); got != m.Content {
-		return info, nil, &Mismatch{Object: m.Object.Name, What: "content", Want: fmt.Sprintf("%+v", m.Content), Got: fmt.Sprintf("%+v", got)}
+		return &Mismatch{Object: m.Object.Name, What: "content", Want: fmt.Sprintf("%+v", m.Content), Got: fmt.Sprintf("%+v", got)}
 	}
-	return info, scanner.Index(), nil
+	return nil
 }
 
-func unseal(src io.Reader, m Manifest, identities []seal.Identity, dst io.Writer) (err error) {
+func unseal(src io.Reader, m Manifest, identities []seal.Identity, dst io.Writer, scanner *snapshot.Scanner) (err error) {
 	plain, err := seal.NewReader(src, seal.ReaderOptions{Identities: identities, PlainSize: m.Content.Size})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
-	_, err = io.CopyBuffer(dst, plain, make([]byte, 256<<10))
+	tee := snapshot.NewTee(scanner, dst)
+	defer func() { err = errors.Join(err, tee.Close()) }()
+	_, err = plain.WriteTo(tee)
 	return err
 }

@@ -269,6 +269,16 @@ func TestDamagedData(t *testing.T) {
 			try(fmt.Sprintf("cut at %d", i), good[:i])
 		}
 		try("a byte more", append(bytes.Clone(good), 0))
+		// A manifest that is wrong about the size gets no more written than it says.
+		w.replace(t, m.Object.Name, good)
+		for _, size := range []int64{1, m.Content.Size - 4096, m.Content.Size - 1, m.Content.Size + 4096} {
+			wrong := m
+			wrong.Content.Size = size
+			var got bytes.Buffer
+			if _, _, err := w.Fetch(t.Context(), wrong, w.identity, &got, nil); err == nil || int64(got.Len()) > size {
+				t.Errorf("%s, a size of %d in the manifest: %d bytes were written, %v", encryption, size, got.Len(), err)
+			}
+		}
 		w.replace(t, m.Object.Name, nil)
 		if _, _, err := w.Fetch(t.Context(), m, w.identity, new(bytes.Buffer), nil); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s, gone: %v", encryption, err)

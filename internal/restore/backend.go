@@ -18,6 +18,8 @@ var (
 	keyBucket     = []byte("key")
 	alarmBucket   = []byte("alarm")
 	clusterBucket = []byte("cluster")
+	membersBucket = []byte("members")
+	removedBucket = []byte("members_removed")
 	downgradeKey  = []byte("downgrade")
 	metaBucket    = []byte("meta")
 	authBucket    = []byte("auth")
@@ -43,7 +45,7 @@ type source struct {
 
 // readSource looks into a backend file that snapshot has found to be sound.
 func readSource(path string) (s source, err error) {
-	db, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockTime})
+	db, err := openReadOnly(path)
 	if err != nil {
 		return source{}, fmt.Errorf("open backend %q: %w", path, err)
 	}
@@ -79,7 +81,7 @@ func readSource(path string) (s source, err error) {
 	return s, nil
 }
 
-// dropState removes from the new backend what belongs to the life of the old cluster. A NOSPACE alarm would keep the new
+// dropState removes from a skeleton that etcdutl has restored what belongs to the life of the old cluster. A NOSPACE alarm would keep the new
 // one from taking writes, and comes again by itself if it is due; a downgrade would go on.
 //
 // For an etcd 3.4 it also removes what etcdutl has added of later versions. That etcd would leave it as it is, so that
@@ -87,13 +89,11 @@ func readSource(path string) (s source, err error) {
 func dropState(path string, s source, opts Options) (err error) {
 	old, noAuth := opts.Target == oldest, opts.WithoutAuth && opts.Source.AuthEnabled
 	if len(s.alarms) == 0 && !s.downgrade && !old && !noAuth {
-		return nil // To open a backend for writing takes a walk over all its pages.
+		return nil
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: lockTime, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, // As etcd does.
-	})
+	db, err := openBackend(path, true)
 	if err != nil {
-		return fmt.Errorf("open new backend: %w", err)
+		return fmt.Errorf("open skeleton: %w", err)
 	}
 	defer func() {
 		if closeErr := db.Close(); err == nil {

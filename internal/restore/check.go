@@ -1,10 +1,8 @@
 package restore
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -53,9 +51,10 @@ func sealTree(root string) error {
 	})
 }
 
-// inspect reads the new data dir as a stranger would and compares it with what it must be.
-func inspect(ctx context.Context, opts Options, result Result) error {
-	info, err := scan(ctx, backendOf(opts.Stage))
+// inspect reads the new data dir as a stranger would and compares it with what it must be. Of the backend it reads what is
+// not as it was when the scanner found it whole.
+func inspect(scanner *snapshot.Scanner, opts Options, result Result) error {
+	info, err := recheck(scanner, backendOf(opts.Stage))
 	if err != nil {
 		return fmt.Errorf("check new backend: %w", err)
 	}
@@ -104,30 +103,17 @@ func onlyMember(members []datadir.Member, id uint64, name, peerURL string) error
 	return nil
 }
 
-// scan checks every page of a backend file.
-func scan(ctx context.Context, path string) (info snapshot.Info, err error) {
+func recheck(scanner *snapshot.Scanner, path string) (info snapshot.Info, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return snapshot.Info{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	scanner := snapshot.NewScanner(snapshot.Options{})
-	buffer := make([]byte, 1<<20)
-	for {
-		if ctx.Err() != nil {
-			return snapshot.Info{}, context.Cause(ctx)
-		}
-		n, err := f.Read(buffer)
-		if errors.Is(err, io.EOF) {
-			return scanner.Finish()
-		}
-		if err != nil {
-			return snapshot.Info{}, err
-		}
-		if _, err := scanner.Write(buffer[:n]); err != nil {
-			return snapshot.Info{}, err
-		}
+	stat, err := f.Stat()
+	if err != nil {
+		return snapshot.Info{}, err
 	}
+	return scanner.Recheck(f, stat.Size())
 }
 
 // Space that a restore takes beyond the backend itself, in bytes.
@@ -139,6 +125,7 @@ const (
 )
 
 // SpaceNeeded is how much free space Build and the first start of etcd need for a backend of the given size: on the file
-// system of the data dir and on that of the WAL; the sum where they are one. The backend file that Build reads is extra.
+// system of the data dir and on that of the WAL; the sum where they are one. The backend file that Build reads is extra;
+// Fresh has none.
 // All numbers are bytes.
 func SpaceNeeded(backend int64) (data, wal int64) { return backend + growthSpace, walSpace }

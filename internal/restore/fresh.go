@@ -26,9 +26,9 @@ type FreshOptions struct {
 	Name, PeerURL string
 	// Size is that of the backend file, in bytes.
 	Size int64
-	// Fetch writes the backend file and says what is in it. It is called once. What it wrote is used only when it gives no
-	// error.
-	Fetch func(ctx context.Context, dst io.Writer) (snapshot.Info, error)
+	// Fetch writes the backend file to dst and gives the same bytes to the scanner. It is called once. What it wrote is used
+	// only when it gives no error and the scanner found it whole.
+	Fetch func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error
 	// Target, KeepRevision, HighestKnown and AcceptCorrupt are as in Options.
 	Target        Minor
 	KeepRevision  bool
@@ -39,7 +39,7 @@ type FreshOptions struct {
 // ErrTargetInUse means that a data dir is there already, or on its way.
 var ErrTargetInUse = errors.New("a restore writes only where there is no data")
 
-// Fresh makes a data dir where there is none, from a backend file that is fetched for it. It works in a hidden folder beside
+// Fresh makes a data dir where there is none, from a backend file that is fetched for it and checked while it comes. It works in a hidden folder beside
 // the target, on the same file system, and gives the result its name by one rename, so that a data dir is there whole or
 // not at all. What a crash left in the hidden folder is removed by the next call; it holds every secret of a cluster.
 func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
@@ -49,6 +49,14 @@ func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
 		}
 	}()
 	o.DataDir = filepath.Clean(o.DataDir)
+	opts := Options{
+		Name: o.Name, PeerURL: o.PeerURL,
+		Target: o.Target, KeepRevision: o.KeepRevision, HighestKnown: o.HighestKnown, AcceptCorrupt: o.AcceptCorrupt,
+	}
+	who, err := opts.identify()
+	if err != nil {
+		return Result{}, err
+	}
 	if err := CheckFresh(o.DataDir, o.Size); err != nil {
 		return Result{}, err
 	}
@@ -64,26 +72,21 @@ func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work), release(), durable.SyncDir(filepath.Dir(work))) }()
-	backend, data := filepath.Join(work, "backend"), filepath.Join(work, "data")
-	if err := errors.Join(os.RemoveAll(backend), os.RemoveAll(data)); err != nil {
+	stage := datadir.Stage{Data: filepath.Join(work, "data")}
+	if err := os.RemoveAll(stage.Data); err != nil {
 		return Result{}, err
 	}
-	source, err := fetchTo(ctx, backend, o.Fetch)
-	if err != nil {
+	if err := os.Mkdir(stage.Data, 0o700); err != nil {
 		return Result{}, err
 	}
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return Result{}, err
-	}
-	result, err = Build(ctx, Options{
-		Backend: backend, Source: source, Stage: datadir.Stage{Data: data}, Name: o.Name, PeerURL: o.PeerURL,
-		Target: o.Target, KeepRevision: o.KeepRevision, HighestKnown: o.HighestKnown, AcceptCorrupt: o.AcceptCorrupt,
-	})
-	if err != nil {
+	opts.Stage = stage
+	if result, err = o.build(ctx, opts, who); errors.Is(err, unix.ENOSPC) {
+		return Result{}, fmt.Errorf("%w (a restore of this snapshot takes %s)", err, humanize.Bytes(uint64(o.space())))
+	} else if err != nil {
 		return Result{}, err
 	}
 	// The kernel's rename takes the place of an empty folder, which os.Rename refuses, and never that of a full one.
-	if err := unix.Rename(data, o.DataDir); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+	if err := unix.Rename(stage.Data, o.DataDir); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		return Result{}, fmt.Errorf("%w: something was put there meanwhile", ErrTargetInUse)
 	} else if err != nil {
 		return Result{}, fmt.Errorf("give the data dir its name: %w", err)
@@ -113,19 +116,33 @@ func CheckFresh(dataDir string, size int64) error {
 	if err := unix.Statfs(parent, &stat); err != nil {
 		return fmt.Errorf("ask for free space of %q: %w", parent, err)
 	}
-	data, wal := SpaceNeeded(size)
-	need, free := size+data+wal, int64(stat.Bavail)*stat.Bsize
+	need, free := FreshOptions{Size: size}.space(), int64(stat.Bavail)*stat.Bsize
 	if need > free {
 		return fmt.Errorf("no space left for the restore: it needs %s, %s are free", humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
 	}
 	return nil
 }
 
-func fetchTo(ctx context.Context, file string, fetch func(context.Context, io.Writer) (snapshot.Info, error)) (info snapshot.Info, err error) {
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// space is what the restore and the first start of etcd take, in bytes.
+func (o FreshOptions) space() int64 {
+	data, wal := SpaceNeeded(o.Size)
+	return data + wal
+}
+
+// build makes the data dir in the stage. The backend is written once, where it will be served.
+func (o FreshOptions) build(ctx context.Context, opts Options, who identity) (Result, error) {
+	scanner := snapshot.NewScanner(snapshot.Options{Size: o.Size})
+	err := writeBackend(backendOf(opts.Stage), o.Size, scanner, durable.NewOverlapped, func(out io.Writer) error {
+		return o.Fetch(ctx, out, scanner)
+	})
 	if err != nil {
-		return info, err
+		return Result{}, err
 	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	return fetch(ctx, out)
+	if opts.Source, err = scanner.Finish(); err != nil {
+		return Result{}, err
+	}
+	if err := opts.checkRevision(); err != nil {
+		return Result{}, err
+	}
+	return build(ctx, opts, who, scanner)
 }

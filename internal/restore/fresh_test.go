@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-project/holdfast/internal/durable"
@@ -22,12 +24,8 @@ func TestFresh(t *testing.T) {
 	fill(t, server, 150)
 	source := save(t, server)
 	must(t, server.Stop())
-	fetch := func(_ context.Context, dst io.Writer) (snapshot.Info, error) {
-		content, err := os.ReadFile(source.path)
-		if err == nil {
-			_, err = dst.Write(content)
-		}
-		return source.info, err
+	fetch := func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
+		return copyScanned(ctx, source.path, dst, scanner)
 	}
 	parent := t.TempDir()
 	dir, work := filepath.Join(parent, "data"), filepath.Join(parent, ".data.restoring")
@@ -35,17 +33,40 @@ func TestFresh(t *testing.T) {
 
 	// What cannot be fetched whole leaves nothing.
 	broken := o
-	broken.Fetch = func(_ context.Context, dst io.Writer) (snapshot.Info, error) {
+	broken.Fetch = func(_ context.Context, dst io.Writer, _ *snapshot.Scanner) error {
 		_, err := dst.Write(make([]byte, 100))
-		return snapshot.Info{}, errors.Join(err, io.ErrUnexpectedEOF)
+		return errors.Join(err, io.ErrUnexpectedEOF)
 	}
 	if _, err := Fresh(t.Context(), broken); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a broken source: %v", err)
 	}
-	left, err := os.ReadDir(parent)
-	must(t, err)
-	if len(left) != 0 {
-		t.Errorf("it left %v", left)
+	checkNothingLeft(t, parent)
+	// Nor does one that is longer than was announced, of which no more is written, or shorter, or another than the scanner saw.
+	for name, tt := range map[string]struct {
+		change func(*FreshOptions)
+		want   string
+	}{
+		"longer":   {func(o *FreshOptions) { o.Size -= 4096 }, "more bytes than"},
+		"shorter":  {func(o *FreshOptions) { o.Size += 4096 }, "fewer bytes than expected"},
+		"no name":  {func(o *FreshOptions) { o.Name = "" }, "no name"},
+		"peer URL": {func(o *FreshOptions) { o.PeerURL = "x" }, "URL"},
+		"revision": {func(o *FreshOptions) { o.HighestKnown = 1<<63 - 1 }, "too high"},
+		"written otherwise": {func(o *FreshOptions) {
+			o.Fetch = func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
+				if err := fetch(ctx, io.Discard, scanner); err != nil {
+					return err
+				}
+				_, err := dst.Write(make([]byte, 100))
+				return err
+			}
+		}, "100 bytes"},
+	} {
+		wrong := o
+		tt.change(&wrong)
+		if _, err := Fresh(t.Context(), wrong); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+		checkNothingLeft(t, parent)
 	}
 	// Nor does another restore that is on its way, and what a crash left is no hindrance.
 	must(t, os.MkdirAll(filepath.Join(work, "data", "member"), 0o700))
@@ -69,11 +90,27 @@ func TestFresh(t *testing.T) {
 	if _, err := Fresh(t.Context(), o); !errors.Is(err, ErrTargetInUse) {
 		t.Errorf("over data: %v", err)
 	}
+	list := names(t, dir)
+	want := []string{" drwx------", "/member drwx------", "/member/snap drwx------",
+		"/member/snap/0000000000000001-0000000000000001.snap -rw-------", "/member/snap/db -rw-------",
+		"/member/wal drwx------", "/member/wal/0000000000000000-0000000000000000.wal -rw-------"}
+	if !slices.Equal(list, want) {
+		t.Errorf("files %q, want %q", list, want)
+	}
 	s := etcdtest.Start(t, v, etcdtest.Options{Name: testName, DataDir: dir, PeerURL: o.PeerURL})
 	checkServed(t, s, source.state, result)
 	full := o
 	full.DataDir, full.Size = filepath.Join(parent, "other"), 1<<60
 	if _, err := Fresh(t.Context(), full); err == nil {
 		t.Error("a restore that no disk can hold was begun")
+	}
+}
+
+func checkNothingLeft(t *testing.T, parent string) {
+	t.Helper()
+	left, err := os.ReadDir(parent)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("it left %v", left)
 	}
 }

@@ -3,7 +3,8 @@
 //
 // It sits between snapshot, which has judged the file, and the restore action, which hands it a stage of datadir and
 // switches to what was built. Build writes only into the empty stage and never talks to a live cluster; stopping,
-// switching and starting etcd is the caller's. The data dir itself is made by etcd's own package etcdutl; what is added
+// switching and starting etcd is the caller's. What a restore changes is etcd's own package etcdutl's to say, which is run
+// on a skeleton of the backend; the backend itself is written once and changed in place (see docs/adr/0005). What is added
 // here is that the result is complete, durable, private and checked before anybody relies on it. It is made with etcd
 // 3.7's code and served by etcd 3.4 to 3.7.
 //
@@ -15,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -27,6 +29,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/holdfast-project/holdfast/internal/datadir"
+	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
 )
@@ -79,10 +82,14 @@ type Result struct {
 // whatever the umask is. Keys, values, revisions, versions, leases, users and roles are those of the backend; the members
 // and alarms of the old cluster and a downgrade that it was in are not taken over. The cluster id is new.
 //
-// ErrCorruptAlarm can be lifted by Options. On error nothing is left in the stage. Build looks at ctx between its steps;
-// the longest is one copy of the file.
+// ErrCorruptAlarm can be lifted by Options. On error nothing is left in the stage. Build looks at ctx while it copies the
+// file, which takes the longest, and between its other steps.
 func Build(ctx context.Context, opts Options) (result Result, err error) {
-	if err := opts.check(); err != nil {
+	who, err := opts.identify()
+	if err == nil {
+		err = opts.check()
+	}
+	if err != nil {
 		return Result{}, fmt.Errorf("build data dir: %w", err)
 	}
 	defer func() {
@@ -90,14 +97,24 @@ func Build(ctx context.Context, opts Options) (result Result, err error) {
 			err = errors.Join(fmt.Errorf("build data dir: %w", err), empty(opts.Stage))
 		}
 	}()
-	return build(ctx, opts)
+	scanner := snapshot.NewScanner(snapshot.Options{Size: opts.Source.Size})
+	// Paced, because an etcd may be alive on the same disk.
+	err = writeBackend(backendOf(opts.Stage), opts.Source.Size, scanner, durable.NewStepwise, func(out io.Writer) error {
+		return copyScanned(ctx, opts.Backend, out, scanner)
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	if info, err := scanner.Finish(); err != nil {
+		return Result{}, fmt.Errorf("copy backend: %w", err)
+	} else if info.SHA256 != opts.Source.SHA256 {
+		return Result{}, fmt.Errorf("copy backend: its sha256 is %x, not the %x that was checked", info.SHA256, opts.Source.SHA256)
+	}
+	return build(ctx, opts, who, scanner)
 }
 
 // check refuses before anything is written, so that Build never removes what it did not make.
 func (o Options) check() error {
-	if o.Name == "" {
-		return errors.New("the member has no name")
-	}
 	info, err := os.Stat(o.Backend)
 	if err != nil {
 		return err
@@ -105,8 +122,8 @@ func (o Options) check() error {
 	if info.Size() != o.Source.Size {
 		return fmt.Errorf("backend %q has %d bytes, not the %d that were checked", o.Backend, info.Size(), o.Source.Size)
 	}
-	if max(o.Source.Revision, o.HighestKnown) > math.MaxInt64-2*RevisionBump {
-		return fmt.Errorf("revision %d is too high to go on from", max(o.Source.Revision, o.HighestKnown))
+	if err := o.checkRevision(); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(o.Stage.Data)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -124,40 +141,47 @@ func (o Options) check() error {
 	return nil
 }
 
-func build(ctx context.Context, opts Options) (Result, error) {
-	source, err := readSource(opts.Backend)
+func (o Options) checkRevision() error {
+	if last := max(o.Source.Revision, o.HighestKnown); last > math.MaxInt64-2*RevisionBump {
+		return fmt.Errorf("revision %d is too high to go on from", last)
+	}
+	return nil
+}
+
+// build turns the stage, which holds the backend where it will be served and nothing else, into a data dir. The scanner
+// has found that backend whole.
+func build(ctx context.Context, opts Options, who identity, scanner *snapshot.Scanner) (Result, error) {
+	backend, bones := backendOf(opts.Stage), skeleton{folder: skeletonOf(opts.Stage)}
+	source, err := readSource(backend)
 	if err != nil {
 		return Result{}, err
 	}
 	if source.corrupt && !opts.AcceptCorrupt {
 		return Result{}, ErrCorruptAlarm
 	}
-	// A token of its own for each restore makes the cluster id differ from that of any other, so that a member of an
-	// old cluster that is still alive can neither join nor be joined.
-	token := uuid.NewString()
 	result := Result{
-		HashChecked: opts.Source.Trailer, DroppedAlarms: source.alarms,
+		HashChecked: opts.Source.Trailer, DroppedAlarms: source.alarms, ClusterID: who.cluster, MemberID: who.member,
 		Revision: NextRevision(opts.Source.Revision, opts.HighestKnown, opts.KeepRevision), Compacted: !opts.KeepRevision,
 	}
-	if result.ClusterID, result.MemberID, err = identify(opts.Name, opts.PeerURL, token); err != nil {
-		return Result{}, err
-	}
 	config := etcdsnapshot.RestoreConfig{
-		SnapshotPath: opts.Backend, SkipHashCheck: !opts.Source.Trailer,
-		Name: opts.Name, PeerURLs: []string{opts.PeerURL}, InitialCluster: opts.Name + "=" + opts.PeerURL, InitialClusterToken: token,
-		OutputDataDir: opts.Stage.Data, OutputWALDir: opts.Stage.WAL,
+		SnapshotPath: bones.before(), SkipHashCheck: true,
+		Name: opts.Name, PeerURLs: []string{opts.PeerURL}, InitialCluster: opts.Name + "=" + opts.PeerURL, InitialClusterToken: who.token,
+		OutputDataDir: bones.data(), OutputWALDir: opts.Stage.WAL,
 	}
 	if result.Compacted {
 		// etcdutl counts from the last record, which a compaction may have left below the revision.
 		config.MarkCompacted, config.RevisionBump = true, uint64(result.Revision-source.lastRecord)
 	}
 	steps := []func() error{
+		func() error { return bones.make(backend) },
 		func() error {
 			return runEtcd(func(log *zap.Logger) error { return etcdsnapshot.NewV3(log).Restore(config) })
 		},
-		func() error { return dropState(backendOf(opts.Stage), source, opts) },
+		func() error { return dropState(bones.after(), source, opts) },
+		func() error { return bones.graft(backend) },
+		func() error { return bones.move(opts.Stage) },
 		func() error { return seal(opts.Stage) },
-		func() error { return inspect(ctx, opts, result) },
+		func() error { return inspect(scanner, opts, result) },
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -170,27 +194,39 @@ func build(ctx context.Context, opts Options) (Result, error) {
 	return result, nil
 }
 
-// identify gives the ids that etcd derives from name, URL and token.
-func identify(name, peerURL, token string) (clusterID, memberID uint64, err error) {
-	urls, err := types.NewURLsMap(name + "=" + peerURL)
+// identity is who the new cluster and its member are.
+type identity struct {
+	token           string
+	cluster, member uint64
+}
+
+// identify makes an identity that no other restore has: a token of its own makes the cluster id differ from that of any
+// other, so that a member of an old cluster that is still alive can neither join nor be joined.
+func (o Options) identify() (identity, error) {
+	if o.Name == "" {
+		return identity{}, errors.New("the member has no name")
+	}
+	who := identity{token: uuid.NewString()}
+	urls, err := types.NewURLsMap(o.Name + "=" + o.PeerURL)
 	if err != nil {
-		return 0, 0, err
+		return identity{}, err
 	}
-	if len(urls) != 1 || len(urls[name]) != 1 {
-		return 0, 0, fmt.Errorf("name %q and peer URL %q do not make one member", name, peerURL)
+	if len(urls) != 1 || len(urls[o.Name]) != 1 {
+		return identity{}, fmt.Errorf("name %q and peer URL %q do not make one member", o.Name, o.PeerURL)
 	}
-	cluster, err := membership.NewClusterFromURLsMap(zap.NewNop(), token, urls)
+	cluster, err := membership.NewClusterFromURLsMap(zap.NewNop(), who.token, urls)
 	if err != nil {
-		return 0, 0, err
+		return identity{}, err
 	}
-	return uint64(cluster.ID()), uint64(cluster.MemberIDs()[0]), nil
+	who.cluster, who.member = uint64(cluster.ID()), uint64(cluster.MemberIDs()[0])
+	return who, nil
 }
 
 func backendOf(s datadir.Stage) string { return filepath.Join(s.Data, "member", "snap", "db") }
 
 // empty removes what Build has put into a stage that was empty.
 func empty(s datadir.Stage) error {
-	err := os.RemoveAll(filepath.Join(s.Data, "member"))
+	err := errors.Join(os.RemoveAll(filepath.Join(s.Data, "member")), os.RemoveAll(skeletonOf(s)))
 	if s.WAL != "" {
 		err = errors.Join(err, os.RemoveAll(s.WAL), os.RemoveAll(s.WAL+".tmp")) // etcd's WAL starts under that name.
 	}

@@ -114,6 +114,32 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// WriteTo writes what was not read yet, whole frames where it can. It is nil only where Read would be io.EOF in the end.
+func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		for len(r.rest) == 0 {
+			if r.err == nil {
+				r.err = r.next()
+			}
+			if r.err == io.EOF {
+				return written, nil
+			}
+			if r.err != nil {
+				return written, r.err
+			}
+		}
+		n, err := w.Write(r.rest)
+		written += int64(n)
+		if err == nil && n < len(r.rest) {
+			err = io.ErrShortWrite
+		}
+		r.rest = r.rest[n:]
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
 // next waits for the next frame.
 func (r *Reader) next() error {
 	if r.plain != nil {

@@ -207,3 +207,39 @@ func TestWrongKey(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteTo reads a part and has the rest written.
+func TestWriteTo(t *testing.T) {
+	plain := text(90_000)
+	object := sealed(t, plain, Options{FrameSize: 7_000})
+	begin := func(object []byte) *Reader {
+		r, err := NewReader(bytes.NewReader(object), ReaderOptions{PlainSize: int64(len(plain))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = r.Close() }) // It is always nil.
+		return r
+	}
+	for _, first := range []int64{0, 1, 7_000, 50_001, 90_000} {
+		r := begin(object)
+		var got bytes.Buffer
+		if _, err := io.CopyN(&got, struct{ io.Reader }{r}, first); err != nil {
+			t.Fatal(err)
+		}
+		n, err := r.WriteTo(&got)
+		if err != nil || n != int64(len(plain))-first || !bytes.Equal(got.Bytes(), plain) {
+			t.Errorf("after %d bytes: wrote %d, %v", first, n, err)
+		}
+		if n, err := r.WriteTo(&got); n != 0 || err != nil {
+			t.Errorf("at the end: wrote %d, %v", n, err)
+		}
+	}
+	var got bytes.Buffer
+	if n, err := begin(object[:len(object)-1]).WriteTo(&got); !errors.Is(err, ErrCorrupt) || n != int64(got.Len()) {
+		t.Errorf("cut off: %v", err)
+	}
+	full := &limited{left: 10_000}
+	if n, err := begin(object).WriteTo(full); err == nil || n > 10_000 {
+		t.Errorf("a writer that fails: wrote %d, %v", n, err)
+	}
+}

@@ -136,4 +136,7 @@ func newBitmap(n int64) bitmap { return make(bitmap, (n+63)/64) }
 
 func (b bitmap) has(i int64) bool { return b[i/64]&(1<<(i%64)) != 0 }
 
+// holds is has for a number that may be beyond the end.
+func (b bitmap) holds(i int64) bool { return i < int64(len(b))*64 && b.has(i) }
+
 func (b bitmap) set(i int64) { b[i/64] |= 1 << (i % 64) }

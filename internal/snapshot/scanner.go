@@ -51,6 +51,7 @@ type Scanner struct {
 	done  bool
 	info  Info
 	index *Index
+	used  bitmap // pages of the trees, when free pages are not listed: what Recheck need not read
 }
 
 // NewScanner starts at the first byte of a file.
@@ -152,9 +153,18 @@ func (s *Scanner) begin(pageSize int, rest []byte) error {
 	return s.feed(rest)
 }
 
-// page takes one whole page.
+// page takes the next whole page.
 func (s *Scanner) page(data []byte) error {
 	at := int64(s.pages.n)
+	s.pages.append(0)
+	if s.pages.n == maxPages {
+		return &Corrupt{Page: -1, What: "more pages than can be checked"}
+	}
+	return s.pageAt(at, data)
+}
+
+// pageAt takes a page, of which those before it may have been taken.
+func (s *Scanner) pageAt(at int64, data []byte) error {
 	if at < 2 {
 		s.meta(int(at), data)
 	}
@@ -172,10 +182,7 @@ func (s *Scanner) page(data []byte) error {
 			f.take(data, s.sum.arena)
 		}
 	}
-	s.pages.append(uint32(s.summarize(at, data)))
-	if s.pages.n == maxPages {
-		return &Corrupt{Page: -1, What: "more pages than can be checked"}
-	}
+	*s.pages.at(int(at)) = uint32(s.summarize(at, data))
 	if len(s.sum.arena.blocks)*arenaBlock > summaryConstant+s.pages.n*summaryPerPage {
 		return &Corrupt{Page: -1, What: "summaries of its pages take more memory than allowed"}
 	}
@@ -240,6 +247,10 @@ func (s *Scanner) feedPendings(at int64, data []byte) {
 	kept := s.pendings[:0]
 	for _, p := range s.pendings {
 		wants := p.wants(int64(s.pageSize))
+		if wants < at*int64(s.pageSize) { // its page was left out: see Recheck
+			s.waiting -= p.cost
+			continue
+		}
 		if wants < (at+1)*int64(s.pageSize) {
 			if p.feed(at, data) {
 				*s.pages.at(int(p.page)) = uint32(s.sum.page(&p.view))
@@ -296,18 +307,31 @@ func (s *Scanner) finish() error {
 		pageSize: int64(s.pageSize), pages: int64(s.pages.n), size: s.size, trailer: trailer,
 		sum: s.info.SHA256, leaves: newBitmap(int64(s.pages.n)),
 	}
-	m, err := s.chooseMeta()
+	w, err := s.judge(index, nil)
 	if err != nil {
 		return err
 	}
-	w := &walker{s: s, meta: m, seen: newBitmap(int64(m.highWater)), index: index, facts: facts{Info: &s.info}}
-	if err := w.run(); err != nil {
-		return err
-	}
-	s.info.Pages = int64(m.highWater)
 	index.records, index.leases = s.info.Records, s.info.Leases
 	s.index = index
+	if w.meta.freelist == noFreelist {
+		s.used = w.seen
+	}
 	return nil
+}
+
+// judge walks the trees over the summaries and gathers what they say. load, which may be nil, is called for each page that a
+// tree leads to, before its summary is looked at.
+func (s *Scanner) judge(index *Index, load func(page int64) error) (*walker, error) {
+	m, err := s.chooseMeta()
+	if err != nil {
+		return nil, err
+	}
+	w := &walker{s: s, meta: m, seen: newBitmap(int64(m.highWater)), index: index, load: load, facts: facts{Info: &s.info}}
+	if err := w.run(); err != nil {
+		return nil, err
+	}
+	s.info.Pages = int64(m.highWater)
+	return w, nil
 }
 
 // trailer decides what the last 32 bytes are, and checks them.

@@ -14,6 +14,7 @@ type walker struct {
 	meta  meta
 	seen  bitmap // pages that something leads to
 	index *Index
+	load  func(page int64) error
 	facts facts
 	queue []bucketRoot
 }
@@ -204,6 +205,11 @@ func (w *walker) take(b bucketRoot, page uint64) (summary, error) {
 	}
 	if page < 2 || page >= w.meta.highWater {
 		return fail("a tree leads out of the file", fmt.Sprintf("a page from 2 to %d", w.meta.highWater-1), fmt.Sprint(page))
+	}
+	if w.load != nil {
+		if err := w.load(int64(page)); err != nil {
+			return summary{}, err
+		}
 	}
 	r := ref(*w.s.pages.at(int(page)))
 	if r == 0 {

@@ -220,7 +220,7 @@ func repositoryRestore(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.Notes = append(r.Notes, "restore --data-dir out of a repository: decrypted, decompressed, every page checked before and after; etcdutl snapshot restore of the plain file, both with a bumped revision")
+	r.Notes = append(r.Notes, "restore --data-dir out of a repository: decrypted, decompressed, every page checked, what was changed checked again; etcdutl snapshot restore of the plain file, both with a bumped revision")
 	r.gateRatio("wall_s", "holdfast", "etcdutl", 1)
 	return nil
 }
