@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast-project/holdfast/internal/archivefile"
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -60,6 +62,9 @@ func (a *app) export() *cobra.Command {
 				return usagef("--format must be db or tar.gz, given %q", format)
 			}
 			target := args[len(args)-1]
+			if target == "-" {
+				return usagef("want FILE: what is not checked to its end yet must not go into a pipe")
+			}
 			if _, err := os.Lstat(target); err == nil && !overwrite {
 				return existing(target)
 			}
@@ -76,6 +81,9 @@ func (a *app) export() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("export snapshot %s: %w", m.ID.Short(), err)
 			}
+			if f.output == "json" {
+				return json.NewEncoder(a.Stdout).Encode(exported{File: target, Format: format, ID: m.ID.Long(), Cluster: m.Cluster, Revision: int64(m.Content.Revision)})
+			}
 			fmt.Fprintf(a.Stderr, "snapshot %s of cluster %s, revision %s, is in %s\n", m.ID.Short(), m.Cluster, m.Content.Revision, target)
 			return nil
 		},
@@ -86,6 +94,15 @@ func (a *app) export() *cobra.Command {
 	command.Flags().StringVar(&format, "format", "db", "db: a plain database file; tar.gz: the archive of the backups page")
 	command.Flags().BoolVar(&overwrite, "overwrite", false, "replace an existing file")
 	return command
+}
+
+// exported is what export says; docs/contracts/repository.md has the JSON form.
+type exported struct {
+	File     string `json:"file"`
+	Format   string `json:"format"`
+	ID       string `json:"id"`
+	Cluster  string `json:"cluster"`
+	Revision int64  `json:"revision"`
 }
 
 // fetchFunc writes the backend of a snapshot and gives no error only when all of it was checked, by the scanner too.
@@ -155,6 +172,9 @@ func (a *app) restore() *cobra.Command {
 		if len(words) > 1 || o.DataDir == "" {
 			return usagef("want at most one SNAPSHOT and --data-dir DIR, given %d words", len(words))
 		}
+		if err := repositoryForm(c.Flags(), &f); err != nil {
+			return err
+		}
 		return a.runRestore(c.Context(), &f, o, pointArg(words), target, !bump, dryRun)
 	}
 	flags := command.Flags()
@@ -169,6 +189,31 @@ func (a *app) restore() *cobra.Command {
 	flags.StringVar(&target, "etcd-version", "", "version of the etcd that will serve the data, such as 3.5; checked when given")
 	flags.BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
 	return command
+}
+
+// repositoryForm takes --output as the commands of a repository have it. On a unit it names a file.
+func repositoryForm(flags *pflag.FlagSet, f *repoFlags) error {
+	for _, name := range []string{"format", "params", "string-args"} {
+		if flags.Changed(name) {
+			return usagef("--%s is for a restore on a unit", name)
+		}
+	}
+	if flags.Changed("output") {
+		f.output = flags.Lookup("output").Value.String()
+	}
+	return nil
+}
+
+// restored is what restore --data-dir says; docs/contracts/repository.md has the JSON form.
+type restored struct {
+	DataDir   string `json:"data-dir"`
+	ID        string `json:"id"`
+	Cluster   string `json:"cluster"`
+	ClusterID string `json:"cluster-id"`
+	MemberID  string `json:"member-id"`
+	// Source is the revision of the snapshot, Revision the first of the new cluster.
+	Source   int64 `json:"source-revision"`
+	Revision int64 `json:"revision"`
 }
 
 func (a *app) runRestore(ctx context.Context, f *repoFlags, o restore.FreshOptions, text, target string, keep, dryRun bool) error {
@@ -218,8 +263,15 @@ func (a *app) runRestore(ctx context.Context, f *repoFlags, o restore.FreshOptio
 	if err != nil {
 		return err
 	}
+	if f.output == "json" {
+		return json.NewEncoder(a.Stdout).Encode(restored{
+			DataDir: o.DataDir, ID: m.ID.Long(), Cluster: m.Cluster, ClusterID: fmt.Sprintf("%x", result.ClusterID), MemberID: fmt.Sprintf("%x", result.MemberID),
+			Source: int64(m.Content.Revision), Revision: int64(result.Revision),
+		})
+	}
 	fmt.Fprintf(a.Stdout, "restored %s: etcd cluster %x, member %x, revision %s\n", o.DataDir, result.ClusterID, result.MemberID, result.Revision)
-	fmt.Fprintf(a.Stderr, "start it with: etcd --data-dir %s --name %s --initial-advertise-peer-urls %s --listen-peer-urls %s …\n", o.DataDir, o.Name, o.PeerURL, o.PeerURL)
+	fmt.Fprintf(a.Stderr, "start it with: etcd --data-dir %s --name %s --initial-advertise-peer-urls %s --listen-peer-urls %s\n", o.DataDir, o.Name, o.PeerURL, o.PeerURL)
+	fmt.Fprintln(a.Stderr, "and with your own --listen-client-urls, --advertise-client-urls and certificates; then add members")
 	return nil
 }
 

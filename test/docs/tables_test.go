@@ -123,6 +123,8 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/cli/list.go", "listed", "docs/contracts/repository.md"},
 		{"internal/cli/verifyrepo.go", "verified", "docs/contracts/repository.md"},
 		{"internal/cli/verifyrepo.go", "verifiedResource", "docs/contracts/repository.md"},
+		{"internal/cli/recover.go", "exported", "docs/contracts/repository.md"},
+		{"internal/cli/recover.go", "restored", "docs/contracts/repository.md"},
 		{"internal/cli/prune.go", "pruned", "docs/contracts/repository.md"},
 		{"internal/cli/prune.go", "pruneResult", "docs/contracts/repository.md"},
 		{"internal/cli/repo.go", "signerInfo", "docs/contracts/repository.md"},
