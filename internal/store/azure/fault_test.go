@@ -4,17 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/azure"
 	"github.com/holdfast-project/holdfast/internal/store/azuretest"
 	"github.com/holdfast-project/holdfast/internal/store/faultstore"
+	"github.com/holdfast-project/holdfast/internal/store/networktest"
+	"github.com/holdfast-project/holdfast/internal/store/storetest"
 )
 
 // The calls of a Put, as the proxy sees them.
@@ -40,66 +39,23 @@ var (
 // world is a container of a real server, with a proxy before it that fails as it is told.
 type world struct {
 	*azuretest.Server
-	name  string
-	proxy *faultstore.Proxy
-	// store goes through the proxy, and direct past it.
-	store, direct *azure.Store
+	networktest.World[*azure.Store]
+	name string
 }
 
 func newWorld(t *testing.T, server *azuretest.Server) *world {
-	w := &world{Server: server, name: server.Container(t), proxy: faultstore.NewProxy(t, server.URL)}
-	w.store = w.through(t, func(*azure.Options) {})
-	w.direct = open(t, server.Options(w.name))
+	w := &world{Server: server, name: server.Container(t)}
+	w.Proxy = faultstore.NewProxy(t, server.URL)
+	w.Store, w.Direct = w.through(t, func(*azure.Options) {}), open(t, server.Options(w.name))
+	w.Secrets = []string{server.Key, "SharedKey", "sig=", "Signature", "comp="}
 	return w
 }
 
 func (w *world) through(t *testing.T, change func(*azure.Options)) *azure.Store {
 	o := w.Options(w.name)
-	o.Endpoint = w.proxy.URL + "/" + w.Account
+	o.Endpoint = w.Proxy.URL + "/" + w.Account
 	change(&o)
 	return open(t, o)
-}
-
-func content(size int) []byte {
-	text := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(text)
-	return text
-}
-
-// wantObject checks what is really there; nil means nothing at all.
-func (w *world) wantObject(t *testing.T, name string, want []byte) {
-	t.Helper()
-	body, err := w.direct.Open(t.Context(), name, 0, -1)
-	if want == nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			t.Errorf("object %q is there: %v", name, err)
-		}
-		for object, err := range w.direct.List(t.Context(), "", "") {
-			t.Errorf("listed: %v, %v", object, err)
-		}
-		return
-	}
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	got, err := io.ReadAll(body)
-	if err := errors.Join(err, body.Close()); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("object %q has %d bytes, want other %d: %v", name, len(got), len(want), err)
-	}
-}
-
-// wantDiscreet checks that an error shows no keys, signatures and URLs.
-func (w *world) wantDiscreet(t *testing.T, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	for _, secret := range []string{w.Key, "SharedKey", "sig=", "Signature", "http://", "https://", "?", "comp="} {
-		if strings.Contains(err.Error(), secret) {
-			t.Errorf("the error shows %q: %v", secret, err)
-		}
-	}
 }
 
 const large = 9 << 20 // three blocks of the size that the server's options say
@@ -137,20 +93,7 @@ func TestPutSurvives(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, server)
-			var struck atomic.Int32
-			tt.fault.Struck = func() { struck.Add(1) }
-			w.proxy.Add(tt.fault)
-			want := content(tt.size)
-			object, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{})
-			w.wantDiscreet(t, err)
-			if err != nil || object.Name != "a/b" || object.Size != int64(tt.size) {
-				t.Errorf("put: %+v, %v", object, err)
-			}
-			w.wantObject(t, "a/b", want)
-			if struck.Load() == 0 {
-				t.Error("the fault met nothing")
-			}
+			newWorld(t, server).PutSurvives(t, tt.size, tt.fault)
 		})
 	}
 }
@@ -191,26 +134,16 @@ func TestPutFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, server)
-			w.proxy.Add(tt.fault)
-			_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{})
-			w.wantDiscreet(t, err)
-			switch {
-			case err == nil:
-				t.Error("put works")
-			case tt.want != nil && !errors.Is(err, tt.want), tt.want == nil && errors.Is(err, store.ErrFinal):
-				t.Errorf("put: %v, want %v", err, tt.want)
-			case !strings.HasPrefix(err.Error(), `put object "a/b": `):
-				t.Errorf("put: %v", err)
-			}
+			w.PutFails(t, tt.size, tt.fault, tt.want)
 			if !tt.visible {
-				w.wantObject(t, "a/b", nil)
+				w.WantObject(t, "a/b", nil)
 			}
 			if name != "down" {
 				return
 			}
 			// The client does not repeat beside us.
 			puts := 0
-			for _, request := range w.proxy.Requests() {
+			for _, request := range w.Proxy.Requests() {
 				if strings.HasPrefix(request, "PUT") {
 					puts++
 				}
@@ -244,27 +177,11 @@ func TestAnothersObject(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, server)
-			var first atomic.Bool
-			match := func(r *http.Request) bool {
-				if tt.call(r) && first.CompareAndSwap(false, true) {
-					if _, err := w.direct.Put(t.Context(), "a/b", bytes.NewReader(content(tt.theirs)), store.PutOptions{}); err != nil {
-						t.Error(err)
-					}
-				}
-				return tt.call(r)
-			}
-			fault := faultstore.HTTPFault{Match: match, Do: tt.kind, Status: 500, Body: internal}
+			fault := faultstore.HTTPFault{Match: tt.call, Do: tt.kind, Status: 500, Body: internal}
 			if strings.HasPrefix(name, "locked") { // the service refuses that before it looks at our condition
 				fault.Status, fault.Body, fault.Times = 409, said("BlobImmutableDueToPolicy", "This operation is not permitted as the blob is immutable due to a policy."), -1
 			}
-			w.proxy.Add(fault)
-			_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{})
-			w.wantDiscreet(t, err)
-			if !errors.Is(err, store.ErrExists) {
-				t.Errorf("put: %v", err)
-			}
-			w.wantObject(t, "a/b", content(tt.theirs))
+			newWorld(t, server).AnothersObject(t, tt.size, storetest.BytesOf(tt.theirs), fault)
 		})
 	}
 }
@@ -273,23 +190,23 @@ func TestAnothersObject(t *testing.T) {
 // of them in its object.
 func TestBlocksOfAnother(t *testing.T) {
 	w := newWorld(t, azuretest.Start(t))
-	w.proxy.Add(faultstore.HTTPFault{Match: isCommit, Times: 1, Status: 403})
-	if _, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(large)), store.PutOptions{}); !errors.Is(err, store.ErrDenied) {
+	w.Proxy.Add(faultstore.HTTPFault{Match: isCommit, Times: 1, Status: 403})
+	if _, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(large)), store.PutOptions{}); !errors.Is(err, store.ErrDenied) {
 		t.Fatalf("put: %v", err)
 	}
-	w.wantObject(t, "a/b", nil)
-	want := content(large + 5)
-	if _, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{}); err != nil {
+	w.WantObject(t, "a/b", nil)
+	want := storetest.BytesOf(large + 5)
+	if _, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.wantObject(t, "a/b", want)
+	w.WantObject(t, "a/b", want)
 	// Nor is it in the way of a small one.
-	w.proxy.Add(faultstore.HTTPFault{Match: isCommit, Times: 1, Status: 403})
-	if _, err := w.store.Put(t.Context(), "c", bytes.NewReader(content(large)), store.PutOptions{}); !errors.Is(err, store.ErrDenied) {
+	w.Proxy.Add(faultstore.HTTPFault{Match: isCommit, Times: 1, Status: 403})
+	if _, err := w.Store.Put(t.Context(), "c", bytes.NewReader(storetest.BytesOf(large)), store.PutOptions{}); !errors.Is(err, store.ErrDenied) {
 		t.Fatalf("put: %v", err)
 	}
-	if _, err := w.store.Put(t.Context(), "c", strings.NewReader("small"), store.PutOptions{}); err != nil {
+	if _, err := w.Store.Put(t.Context(), "c", strings.NewReader("small"), store.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.wantObject(t, "c", []byte("small"))
+	w.WantObject(t, "c", []byte("small"))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/azure"
 	"github.com/holdfast-project/holdfast/internal/store/azuretest"
+	"github.com/holdfast-project/holdfast/internal/store/storetest"
 )
 
 // locker answers as the service does in a container with version-level immutability, or without: Azurite has none. It keeps
@@ -109,7 +110,7 @@ func TestLock(t *testing.T) {
 	} {
 		l := &locker{support: true}
 		s := l.open(t)
-		if _, err := s.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{RetainUntil: tt.until}); err != nil {
+		if _, err := s.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(tt.size)), store.PutOptions{RetainUntil: tt.until}); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 		want := tt.until.Add(time.Second - 1).Truncate(time.Second).UTC() // not before
@@ -165,25 +166,25 @@ func TestNoLocks(t *testing.T) {
 	lock := store.PutOptions{RetainUntil: time.Now().Add(time.Hour)}
 	for _, size := range []int{10, large} {
 		l := &locker{}
-		if _, err := l.open(t).Put(t.Context(), "a/b", bytes.NewReader(content(size)), lock); !errors.Is(err, store.ErrUnsupported) || l.header != nil {
+		if _, err := l.open(t).Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(size)), lock); !errors.Is(err, store.ErrUnsupported) || l.header != nil {
 			t.Errorf("put of %d bytes in a container without locks: %v", size, err)
 		}
 		l = &locker{support: true}
 		past := store.PutOptions{RetainUntil: time.Now().Add(-time.Second)}
-		if _, err := l.open(t).Put(t.Context(), "a/b", bytes.NewReader(content(size)), past); !errors.Is(err, store.ErrFinal) || len(l.requests) > 0 {
+		if _, err := l.open(t).Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(size)), past); !errors.Is(err, store.ErrFinal) || len(l.requests) > 0 {
 			t.Errorf("put of %d bytes with a lock that is over: %v", size, err)
 		}
 		l = &locker{support: true, forgets: true}
-		if _, err := l.open(t).Put(t.Context(), "a/b", bytes.NewReader(content(size)), lock); !errors.Is(err, store.ErrFinal) || !strings.Contains(err.Error(), "has not locked it") {
+		if _, err := l.open(t).Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(size)), lock); !errors.Is(err, store.ErrFinal) || !strings.Contains(err.Error(), "has not locked it") {
 			t.Errorf("put of %d bytes whose lock is forgotten: %v", size, err)
 		}
 	}
 	// Azurite would take the wish and forget it.
 	w := newWorld(t, azuretest.Start(t))
 	for _, size := range []int{10, large} {
-		if _, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(size)), lock); !errors.Is(err, store.ErrUnsupported) {
+		if _, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(size)), lock); !errors.Is(err, store.ErrUnsupported) {
 			t.Errorf("put of %d bytes: %v", size, err)
 		}
 	}
-	w.wantObject(t, "a/b", nil)
+	w.WantObject(t, "a/b", nil)
 }

@@ -2,15 +2,11 @@ package azure_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,87 +16,31 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store/azure"
 	"github.com/holdfast-project/holdfast/internal/store/azuretest"
 	"github.com/holdfast-project/holdfast/internal/store/faultstore"
+	"github.com/holdfast-project/holdfast/internal/store/networktest"
+	"github.com/holdfast-project/holdfast/internal/store/storetest"
 )
 
 // TestReads lets reads break off: store.Retry takes them up again.
 func TestReads(t *testing.T) {
-	server := azuretest.Start(t)
-	w := newWorld(t, server)
-	want := content(3 << 20)
-	for _, name := range []string{"a/1", "a/2", "a/3"} {
-		if _, err := w.direct.Put(t.Context(), name, bytes.NewReader(want), store.PutOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := store.Retry(w.store, store.RetryOptions{Base: time.Millisecond, Max: time.Millisecond})
+	w := newWorld(t, azuretest.Start(t))
 	isObject := func(r *http.Request) bool { return isGet(r) && strings.HasSuffix(r.URL.Path, "/a/2") }
 	isList := func(r *http.Request) bool { return r.URL.Query().Get("comp") == "list" }
-	w.proxy.Add(
+	w.Reads(t, isObject,
 		faultstore.HTTPFault{Match: isObject, Status: 503, Body: busy},
 		faultstore.HTTPFault{Match: isObject, Do: faultstore.CutAnswer, Bytes: 1 << 20},
 		faultstore.HTTPFault{Match: isObject, Do: faultstore.CutAnswer, Bytes: 0},
 		faultstore.HTTPFault{Match: isHead, Do: faultstore.LoseAnswer},
 		faultstore.HTTPFault{Match: isList, Do: faultstore.CutAnswer, Bytes: 100},
 	)
-	for _, part := range [][2]int64{{0, -1}, {1000, 2 << 20}} {
-		body, err := s.Open(t.Context(), "a/2", part[0], part[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		end := int64(len(want))
-		if part[1] >= 0 {
-			end = part[0] + part[1]
-		}
-		got, err := io.ReadAll(body)
-		if err := errors.Join(err, body.Close()); err != nil || !bytes.Equal(got, want[part[0]:end]) {
-			t.Errorf("%v: %d bytes, %v", part, len(got), err)
-		}
-	}
-	if object, err := s.Stat(t.Context(), "a/2"); err != nil || object.Size != int64(len(want)) {
-		t.Errorf("stat: %v, %v", object, err)
-	}
-	names := 0
-	for _, err := range s.List(t.Context(), "a/", "") {
-		if err != nil {
-			t.Fatal(err)
-		}
-		names++
-	}
-	if names != 3 {
-		t.Errorf("%d names", names)
-	}
+	w.WrongRanges(t, isObject, "", "bytes 11-20/3145728")
 	// The service is told where to begin.
-	for object, err := range s.List(t.Context(), "a/", "a/2") {
+	for object, err := range w.Store.List(t.Context(), "a/", "a/2") {
 		if err != nil || object.Name != "a/3" {
 			t.Errorf("after a/2: %v, %v", object, err)
 		}
 	}
-	if requests := w.proxy.Requests(); !strings.Contains(requests[len(requests)-1], "startFrom=a%2F2") {
+	if requests := w.Proxy.Requests(); !strings.Contains(requests[len(requests)-1], "startFrom=a%2F2") {
 		t.Errorf("the last request is %s", requests[len(requests)-1])
-	}
-	// Without store.Retry the error shows, and where it was; and a range that is not the one asked for is not taken.
-	w.proxy.Add(faultstore.HTTPFault{Match: isObject, Do: faultstore.CutAnswer, Bytes: 1 << 20})
-	body, err := w.store.Open(t.Context(), "a/2", 0, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := io.ReadAll(body)
-	w.wantDiscreet(t, err)
-	if err := errors.Join(err, body.Close()); err == nil || !strings.Contains(err.Error(), `read object "a/2"`) || !bytes.Equal(got, want[:len(got)]) {
-		t.Errorf("cut: %d bytes, %v", len(got), err)
-	}
-	w.proxy.Add(faultstore.HTTPFault{Match: isObject, Do: faultstore.Change, Change: func(r *http.Response) { r.Header.Del("Content-Range") }})
-	if _, err := w.store.Open(t.Context(), "a/2", 10, 10); !errors.Is(err, store.ErrFinal) {
-		t.Errorf("no range: %v", err)
-	}
-	for _, from := range []int64{3 << 20, 4 << 20} {
-		body, err := w.store.Open(t.Context(), "a/2", from, 10)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := io.ReadAll(body); err != nil || len(got) > 0 {
-			t.Errorf("beyond the end: %d bytes, %v", len(got), err)
-		}
 	}
 }
 
@@ -115,57 +55,14 @@ func TestStall(t *testing.T) {
 			if name != "put" {
 				size = large
 			}
-			w.proxy.Add(faultstore.HTTPFault{Match: match, Do: faultstore.Hang})
-			s := w.through(t, func(o *azure.Options) { o.Stall = 2 * time.Second })
-			if _, err := s.Put(t.Context(), "stalled", bytes.NewReader(content(size)), store.PutOptions{}); err != nil {
-				t.Errorf("put: %v", err)
-			}
-			w.wantObject(t, "stalled", content(size))
-
-			enough := errors.New("that is enough")
-			ctx, cancel := context.WithCancelCause(t.Context())
-			w.proxy.Add(faultstore.HTTPFault{Match: match, Do: faultstore.Hang, Struck: func() { cancel(enough) }})
-			_, err := w.store.Put(ctx, "cancelled", bytes.NewReader(content(size)), store.PutOptions{})
-			if !errors.Is(err, enough) {
-				t.Errorf("cancelled put: %v", err)
-			}
-			if _, err := w.direct.Stat(t.Context(), "cancelled"); !errors.Is(err, store.ErrNotFound) {
-				t.Errorf("stat: %v", err)
-			}
+			w.Stall(t, w.through(t, func(o *azure.Options) { o.Stall = 2 * time.Second }), size, match)
 		})
 	}
 }
 
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
 // TestMemory reads no more of an endless content than three blocks and a byte while the server takes nothing.
 func TestMemory(t *testing.T) {
-	w := newWorld(t, azuretest.Start(t))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var read atomic.Int64
-	underWay := make(chan struct{}, 10)
-	w.proxy.Add(faultstore.HTTPFault{Match: isBlock, Times: -1, Do: faultstore.Hang, Struck: func() { underWay <- struct{}{} }})
-	done := make(chan error)
-	go func() {
-		_, err := w.store.Put(ctx, "endless", readerFunc(func(p []byte) (int, error) {
-			read.Add(int64(len(p)))
-			return len(p), nil
-		}), store.PutOptions{})
-		done <- err
-	}()
-	for range 3 {
-		<-underWay
-	}
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("put: %v", err)
-	}
-	if most := int64(3*(4<<20) + 1); read.Load() > most {
-		t.Errorf("%d bytes were read, want %d at most", read.Load(), most)
-	}
+	newWorld(t, azuretest.Start(t)).ReadAhead(t, isBlock, 3, 3*(4<<20)+1)
 }
 
 // TestMemoryOfLargePut puts 300 MB, and looks all along at what is in memory.
@@ -177,7 +74,7 @@ func TestMemoryOfLargePut(t *testing.T) {
 	runtime.ReadMemStats(&m)
 	before, allocated, most := m.HeapAlloc, m.TotalAlloc, uint64(0)
 	left, next := size, size
-	_, err := w.direct.Put(t.Context(), "large", readerFunc(func(p []byte) (int, error) {
+	_, err := w.Direct.Put(t.Context(), "large", storetest.ReaderFunc(func(p []byte) (int, error) {
 		if left <= next {
 			next -= 10_000_000
 			runtime.GC()
@@ -201,7 +98,7 @@ func TestMemoryOfLargePut(t *testing.T) {
 	if allocated = m.TotalAlloc - allocated; allocated > 40<<20 {
 		t.Errorf("%d bytes were allocated", allocated)
 	}
-	if object, err := w.direct.Stat(t.Context(), "large"); err != nil || object.Size != size {
+	if object, err := w.Direct.Stat(t.Context(), "large"); err != nil || object.Size != size {
 		t.Errorf("stat: %+v, %v", object, err)
 	}
 }
@@ -209,24 +106,13 @@ func TestMemoryOfLargePut(t *testing.T) {
 // TestTLS trusts the certificate of a file, and none without.
 func TestTLS(t *testing.T) {
 	server := azuretest.Start(t)
-	proxy := faultstore.NewTLSProxy(t, server.URL)
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, proxy.CA, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	o := server.Options(server.Container(t))
-	o.Endpoint, o.CAFile, o.BlockSize = proxy.URL+"/"+server.Account, ca, 0
-	if _, err := open(t, o).Put(t.Context(), "a", bytes.NewReader(content(large)), store.PutOptions{}); err != nil { // two blocks of the usual size
-		t.Fatal(err)
-	}
-	o.CAFile = ""
-	if _, err := open(t, o).Stat(t.Context(), "a"); !errors.Is(err, store.ErrFinal) || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("unknown certificate: %v", err)
-	}
-	o.Endpoint = strings.Replace(server.Endpoint(), "http:", "https:", 1)
-	if _, err := open(t, o).Stat(t.Context(), "a"); !errors.Is(err, store.ErrFinal) {
-		t.Errorf("no TLS: %v", err)
-	}
+	o.BlockSize = 0
+	// Two blocks of the usual size.
+	networktest.TLS(t, server.URL, large, func(url, caFile string) store.Store {
+		o.Endpoint, o.CAFile = url+"/"+server.Account, caFile
+		return open(t, o)
+	})
 }
 
 // TestCredentialsAtTheServer asks with each kind of credentials that Azurite knows, and with wrong ones.
@@ -265,7 +151,7 @@ func TestCredentialsAtTheServer(t *testing.T) {
 		}
 		object := "of/" + strings.ReplaceAll(what, " ", "-")
 		for _, size := range []int{10, large} {
-			_, err := open(t, o).Put(t.Context(), object+string(rune('a'+size%7)), bytes.NewReader(content(size)), store.PutOptions{})
+			_, err := open(t, o).Put(t.Context(), object+string(rune('a'+size%7)), bytes.NewReader(storetest.BytesOf(size)), store.PutOptions{})
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%s: %v, want %v", what, err, tt.want)
 			}

@@ -22,6 +22,8 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/gcs"
+	"github.com/holdfast-project/holdfast/internal/store/networktest"
+	"github.com/holdfast-project/holdfast/internal/store/storetest"
 )
 
 // google answers for the service of tokens and for the store: it takes the last token that it gave.
@@ -91,7 +93,7 @@ func (g *google) open(t *testing.T, file string) *gcs.Store {
 func stat(t *testing.T, s *gcs.Store) error {
 	t.Helper()
 	_, err := s.Stat(t.Context(), "a")
-	wantDiscreet(t, err, "hunter", "token-")
+	networktest.WantDiscreet(t, err, secrets("hunter", "token-")...)
 	return err
 }
 
@@ -296,8 +298,8 @@ func TestSecretsAreNotRepeated(t *testing.T) {
 		} {
 			g.answer = answer
 			for _, size := range []int{10, 1 << 20} {
-				_, err := s.Put(t.Context(), "a", bytes.NewReader(content(size)), store.PutOptions{})
-				wantDiscreet(t, err, "hunter", "token-")
+				_, err := s.Put(t.Context(), "a", bytes.NewReader(storetest.BytesOf(size)), store.PutOptions{})
+				networktest.WantDiscreet(t, err, secrets("hunter", "token-")...)
 				if err == nil {
 					t.Errorf("%s, %s: put of %d bytes works", kind, name, size)
 				}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -15,6 +14,8 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store/faultstore"
 	"github.com/holdfast-project/holdfast/internal/store/gcs"
 	"github.com/holdfast-project/holdfast/internal/store/gcstest"
+	"github.com/holdfast-project/holdfast/internal/store/networktest"
+	"github.com/holdfast-project/holdfast/internal/store/storetest"
 )
 
 // The calls of a Put, as the proxy sees them.
@@ -43,77 +44,28 @@ const (
 // it is told.
 type world struct {
 	*gcstest.Server
+	networktest.World[*gcs.Store]
 	bucket   string
 	sessions *gcstest.Sessions
-	proxy    *faultstore.Proxy
-	// store goes through the proxy, and direct past it.
-	store, direct *gcs.Store
 }
 
 func newWorld(t *testing.T, server *gcstest.Server) *world {
 	w := &world{Server: server, bucket: server.Bucket(t, false), sessions: gcstest.NewSessions(t, server)}
-	w.proxy = faultstore.NewProxy(t, w.sessions.URL)
-	w.store = w.through(t, func(*gcs.Options) {})
-	w.direct = open(t, server.Options(w.bucket))
+	w.Proxy = faultstore.NewProxy(t, w.sessions.URL)
+	w.Store, w.Direct = w.through(t, func(*gcs.Options) {}), open(t, server.Options(w.bucket))
+	w.Secrets, w.Left = secrets(), w.sessions.Left
 	return w
 }
 
 func (w *world) through(t *testing.T, change func(*gcs.Options)) *gcs.Store {
 	o := w.Options(w.bucket)
-	o.Endpoint, o.ChunkSize = w.proxy.URL, chunk
+	o.Endpoint, o.ChunkSize = w.Proxy.URL, chunk
 	change(&o)
 	return open(t, o)
 }
 
-func content(size int) []byte {
-	text := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(text)
-	return text
-}
-
-// wantObject checks what is really there; nil means nothing at all.
-func (w *world) wantObject(t *testing.T, name string, want []byte) {
-	t.Helper()
-	body, err := w.direct.Open(t.Context(), name, 0, -1)
-	if want == nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			t.Errorf("object %q is there: %v", name, err)
-		}
-		for object, err := range w.direct.List(t.Context(), "", "") {
-			t.Errorf("listed: %v, %v", object, err)
-		}
-		return
-	}
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	got, err := io.ReadAll(body)
-	if err := errors.Join(err, body.Close()); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("object %q has %d bytes, want other %d: %v", name, len(got), len(want), err)
-	}
-}
-
-// wantNothingLeft checks that no session is open.
-func (w *world) wantNothingLeft(t *testing.T) {
-	t.Helper()
-	if n := w.sessions.Left(); n != 0 {
-		t.Errorf("%d uploads are left behind", n)
-	}
-}
-
-// wantDiscreet checks that an error shows no uploads and URLs.
-func wantDiscreet(t *testing.T, err error, secrets ...string) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	for _, secret := range append(secrets, "upload_id", "uploadType", "http://", "https://", "?", "Bearer") {
-		if strings.Contains(err.Error(), secret) {
-			t.Errorf("the error shows %q: %v", secret, err)
-		}
-	}
-}
+// secrets are what no error may show.
+func secrets(more ...string) []string { return append(more, "upload_id", "uploadType", "Bearer") }
 
 // large is what three chunks are needed for, in bytes.
 const (
@@ -159,21 +111,7 @@ func TestPutSurvives(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, server)
-			struck := make(chan struct{}, 100)
-			tt.fault.Struck = func() { struck <- struct{}{} }
-			w.proxy.Add(tt.fault)
-			want := content(tt.size)
-			object, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{})
-			wantDiscreet(t, err)
-			if err != nil || object.Name != "a/b" || object.Size != int64(tt.size) || object.Modified.IsZero() {
-				t.Errorf("put: %+v, %v", object, err)
-			}
-			w.wantObject(t, "a/b", want)
-			if len(struck) == 0 {
-				t.Error("the fault met nothing")
-			}
-			w.wantNothingLeft(t)
+			newWorld(t, server).PutSurvives(t, tt.size, tt.fault)
 		})
 	}
 }
@@ -206,12 +144,12 @@ func TestPartlyTaken(t *testing.T) {
 				sent.Add(int64(n))
 				return tt.take(calls, n)
 			}
-			want := content(large)
-			if _, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{}); err != nil {
+			want := storetest.BytesOf(large)
+			if _, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{}); err != nil {
 				t.Error(err)
 			}
-			w.wantObject(t, "a/b", want)
-			w.wantNothingLeft(t)
+			w.WantObject(t, "a/b", want)
+			w.WantNothingLeft(t)
 			if sent.Load() > tt.most {
 				t.Errorf("%d bytes were sent for %d", sent.Load(), large)
 			}
@@ -272,22 +210,16 @@ func TestPutFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, server)
-			w.proxy.Add(tt.fault)
-			_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{})
-			wantDiscreet(t, err)
-			switch {
-			case err == nil:
-				t.Error("put works")
-			case tt.want != nil && !errors.Is(err, tt.want):
-				t.Errorf("put: %v, want %v", err, tt.want)
-			case tt.want == nil && (errors.Is(err, store.ErrFinal) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotFound)):
+			err := w.PutFails(t, tt.size, tt.fault, tt.want)
+			if tt.want == nil && (errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotFound)) {
 				t.Errorf("put: %v has a class", err)
-			case !strings.HasPrefix(err.Error(), `put object "a/b": `), !strings.Contains(err.Error(), tt.text):
+			}
+			if !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("put: %v, want %q", err, tt.text)
 			}
-			w.wantObject(t, "a/b", nil)
+			w.WantObject(t, "a/b", nil)
 			if name != "begin says nothing" { // of which we cannot tell the server anything
-				w.wantNothingLeft(t)
+				w.WantNothingLeft(t)
 			}
 		})
 	}
@@ -301,29 +233,29 @@ func TestEndsTooEarly(t *testing.T) {
 	proxy.Add(faultstore.HTTPFault{Match: isChunk, Skip: 1, Do: faultstore.LoseAnswer})
 	o := w.Options(w.bucket)
 	o.Endpoint, o.ChunkSize = proxy.URL, chunk
-	_, err := open(t, o).Put(t.Context(), "a/b", bytes.NewReader(content(large)), store.PutOptions{})
+	_, err := open(t, o).Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(large)), store.PutOptions{})
 	if !errors.Is(err, store.ErrFinal) || !strings.Contains(err.Error(), "ends the upload before") {
 		t.Errorf("put: %v", err)
 	}
 	if requests := strings.Join(proxy.Requests(), "\n"); !strings.Contains(requests, "generation=") {
 		t.Errorf("nothing was deleted:\n%s", requests)
 	}
-	w.wantObject(t, "a/b", nil)
+	w.WantObject(t, "a/b", nil)
 }
 
 // TestCancelFails tells of an upload that could not be given up, beside what went wrong before.
 func TestCancelFails(t *testing.T) {
 	w := newWorld(t, gcstest.Start(t))
-	w.proxy.Add(
+	w.Proxy.Add(
 		faultstore.HTTPFault{Match: isChunk, Times: -1, Status: 403, Body: denied},
 		faultstore.HTTPFault{Match: isCancel, Times: -1, Status: 500, Body: internal},
 	)
-	_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(large)), store.PutOptions{})
-	wantDiscreet(t, err)
+	_, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(large)), store.PutOptions{})
+	w.WantDiscreet(t, err)
 	if !errors.Is(err, store.ErrDenied) || !strings.Contains(err.Error(), "give up the upload") {
 		t.Errorf("put: %v", err)
 	}
-	w.wantObject(t, "a/b", nil)
+	w.WantObject(t, "a/b", nil)
 	if n := w.sessions.Left(); n != 1 {
 		t.Errorf("%d uploads are left behind", n)
 	}
@@ -332,7 +264,7 @@ func TestCancelFails(t *testing.T) {
 // TestDamagedIsTold finds that the object which the server has made is not what was sent, and may not delete it.
 func TestDamagedIsTold(t *testing.T) {
 	w := newWorld(t, gcstest.Start(t))
-	w.proxy.Add(
+	w.Proxy.Add(
 		faultstore.HTTPFault{Match: isPut, Do: faultstore.Change, Change: func(r *http.Response) {
 			text, err := io.ReadAll(r.Body)
 			if err != nil {
@@ -342,8 +274,8 @@ func TestDamagedIsTold(t *testing.T) {
 		}},
 		faultstore.HTTPFault{Match: func(r *http.Request) bool { return r.Method == http.MethodDelete }, Times: -1, Status: 403, Body: denied},
 	)
-	_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(10)), store.PutOptions{})
-	wantDiscreet(t, err)
+	_, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(10)), store.PutOptions{})
+	w.WantDiscreet(t, err)
 	if !errors.Is(err, store.ErrFinal) || errors.Is(err, store.ErrDenied) || !strings.Contains(err.Error(), "and it is there") {
 		t.Errorf("put: %v", err)
 	}
@@ -364,29 +296,7 @@ func TestAnothersObject(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, server)
-			// The other one comes after we have looked, right before our call.
-			first := true
-			match := func(r *http.Request) bool {
-				if !tt.call(r) {
-					return false
-				}
-				if first {
-					first = false
-					if _, err := w.direct.Put(t.Context(), "a/b", strings.NewReader("theirs"), store.PutOptions{}); err != nil {
-						t.Error(err)
-					}
-				}
-				return true
-			}
-			w.proxy.Add(faultstore.HTTPFault{Match: match, Do: tt.kind, Status: 500, Body: internal})
-			_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{})
-			wantDiscreet(t, err)
-			if !errors.Is(err, store.ErrExists) {
-				t.Errorf("put: %v", err)
-			}
-			w.wantObject(t, "a/b", []byte("theirs"))
-			w.wantNothingLeft(t)
+			newWorld(t, server).AnothersObject(t, tt.size, []byte("theirs"), faultstore.HTTPFault{Match: tt.call, Do: tt.kind, Status: 500, Body: internal})
 		})
 	}
 }
@@ -394,11 +304,11 @@ func TestAnothersObject(t *testing.T) {
 // TestWriterThatMayNotLook is told of an object that is there all the same.
 func TestWriterThatMayNotLook(t *testing.T) {
 	w := newWorld(t, gcstest.Start(t))
-	w.proxy.Add(faultstore.HTTPFault{Match: isLook, Times: -1, Status: 403, Body: denied})
+	w.Proxy.Add(faultstore.HTTPFault{Match: isLook, Times: -1, Status: 403, Body: denied})
 	for _, size := range []int{10, large} {
 		want := []error{nil, store.ErrExists}
 		for i := range want {
-			if _, err := w.store.Put(t.Context(), fmt.Sprint("a/", size), bytes.NewReader(content(size)), store.PutOptions{}); !errors.Is(err, want[i]) {
+			if _, err := w.Store.Put(t.Context(), fmt.Sprint("a/", size), bytes.NewReader(storetest.BytesOf(size)), store.PutOptions{}); !errors.Is(err, want[i]) {
 				t.Errorf("put %d of %d bytes: %v", i+1, size, err)
 			}
 		}

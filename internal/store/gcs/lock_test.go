@@ -86,14 +86,14 @@ func TestContractWithLocks(t *testing.T) {
 
 func newLockedWorld(t *testing.T, server *gcstest.Server) *world {
 	w := newWorld(t, server)
-	w.proxy = faultstore.NewProxy(t, newLocks(t, w.sessions.URL))
-	w.store = w.through(t, func(*gcs.Options) {})
+	w.Proxy = faultstore.NewProxy(t, newLocks(t, w.sessions.URL))
+	w.Store = w.through(t, func(*gcs.Options) {})
 	return w
 }
 
 func (w *world) lock(t *testing.T, size int, until time.Time) error {
-	_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(size)), store.PutOptions{RetainUntil: until})
-	wantDiscreet(t, err)
+	_, err := w.Store.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(size)), store.PutOptions{RetainUntil: until})
+	w.WantDiscreet(t, err)
 	return err
 }
 
@@ -117,7 +117,7 @@ func TestLockIsAskedFor(t *testing.T) {
 		if want := until.Truncate(time.Second).Add(time.Second); object.Retention == nil || object.Retention.Mode != "Locked" || !object.Retention.RetainUntilTime.Equal(want) {
 			t.Errorf("%d bytes are locked as %+v, want until %s", size, object.Retention, want)
 		}
-		w.wantObject(t, "a/b", content(size))
+		w.WantObject(t, "a/b", storetest.BytesOf(size))
 	}
 }
 
@@ -166,12 +166,12 @@ func TestLockRefused(t *testing.T) {
 			t.Run(fmt.Sprint(name, "/", size), func(t *testing.T) {
 				t.Parallel()
 				w := newLockedWorld(t, server)
-				w.proxy.Add(tt.faults...)
+				w.Proxy.Add(tt.faults...)
 				err := w.lock(t, size, time.Now().Add(tt.until))
 				if !errors.Is(err, tt.want) || errors.Is(err, store.ErrUnsupported) != (tt.want == store.ErrUnsupported) {
 					t.Errorf("put: %v, want %v", err, tt.want)
 				}
-				requests := strings.Join(w.proxy.Requests(), "\n")
+				requests := strings.Join(w.Proxy.Requests(), "\n")
 				if strings.Contains(requests, "uploadType") != tt.sent {
 					t.Errorf("requests:\n%s", requests)
 				}
@@ -179,9 +179,9 @@ func TestLockRefused(t *testing.T) {
 					t.Errorf("it was not deleted again:\n%s", requests)
 				}
 				if len(tt.faults) < 2 && name != "and not deletable" {
-					w.wantObject(t, "a/b", nil)
+					w.WantObject(t, "a/b", nil)
 				}
-				w.wantNothingLeft(t)
+				w.WantNothingLeft(t)
 			})
 		}
 	}
@@ -207,12 +207,12 @@ func TestDeleteOfLocked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, server)
-			w.proxy.Add(
+			w.Proxy.Add(
 				faultstore.HTTPFault{Match: isLook, Times: -1, Status: 200, Body: `{"size": "1", "generation": "7", ` + tt.shown + `}`},
 				faultstore.HTTPFault{Match: isDelete, Times: -1, Status: 403, Body: retained},
 			)
-			err := w.store.Delete(t.Context(), "a/b")
-			wantDiscreet(t, err)
+			err := w.Store.Delete(t.Context(), "a/b")
+			w.WantDiscreet(t, err)
 			locked, is := errors.AsType[store.Locked](err)
 			if is != tt.locked || !locked.Until.Equal(tt.until) || !is && !errors.Is(err, store.ErrDenied) {
 				t.Errorf("delete: %v, want %+v", err, tt)
@@ -221,15 +221,15 @@ func TestDeleteOfLocked(t *testing.T) {
 	}
 	// A server that is down is not taken for a lock.
 	w := newWorld(t, server)
-	w.proxy.Add(
+	w.Proxy.Add(
 		faultstore.HTTPFault{Match: isLook, Times: -1, Status: 200, Body: `{"size": "1", "generation": "7", "temporaryHold": true}`},
 		faultstore.HTTPFault{Match: isDelete, Times: -1, Status: 503},
 	)
-	err := w.store.Delete(t.Context(), "a/b")
+	err := w.Store.Delete(t.Context(), "a/b")
 	if _, is := errors.AsType[store.Locked](err); err == nil || is || errors.Is(err, store.ErrDenied) {
 		t.Errorf("delete: %v", err)
 	}
-	if requests := strings.Join(w.proxy.Requests(), "\n"); !strings.Contains(requests, "?generation=7") {
+	if requests := strings.Join(w.Proxy.Requests(), "\n"); !strings.Contains(requests, "?generation=7") {
 		t.Errorf("the generation is not named:\n%s", requests)
 	}
 }

@@ -1,7 +1,8 @@
-// Package network is what drivers that speak HTTP share: which servers they talk to, over which connections, and what of a
-// server's words is shown.
+// Package network is what drivers that speak HTTP share: which servers they talk to, over which connections, how a part of an
+// object is asked for and read, what of a listing is given, and what of a server's words is shown.
 //
-// It is below the drivers of S3, Google Cloud Storage and Azure. Everything in it is safe for concurrent use.
+// It is below the drivers of S3, Google Cloud Storage and Azure. Everything in it is safe for concurrent use, but for
+// what is read of an object.
 //
 // Not promised: that errors hold no secrets. Each driver takes out its own before it shows what a server says.
 package network

@@ -1,17 +1,13 @@
 package s3_test
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net/http"
-	"strings"
 	"testing"
 
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/faultstore"
+	"github.com/holdfast-project/holdfast/internal/store/networktest"
 	"github.com/holdfast-project/holdfast/internal/store/s3"
 	"github.com/holdfast-project/holdfast/internal/store/s3test"
 )
@@ -42,66 +38,24 @@ const (
 // world is a bucket of a real server, with a proxy before it that fails as it is told.
 type world struct {
 	*s3test.Server
+	networktest.World[*s3.Store]
 	bucket string
-	proxy  *faultstore.Proxy
-	// store goes through the proxy, and direct past it.
-	store, direct *s3.Store
 }
 
 func newWorld(t *testing.T, server *s3test.Server) *world {
-	w := &world{Server: server, bucket: server.Bucket(t, false), proxy: faultstore.NewProxy(t, server.Endpoint)}
-	w.store = w.through(t, func(*s3.Options) {})
-	w.direct = open(t, server.Options(w.bucket))
+	w := &world{Server: server, bucket: server.Bucket(t, false)}
+	w.Proxy = faultstore.NewProxy(t, server.Endpoint)
+	w.Store, w.Direct = w.through(t, func(*s3.Options) {}), open(t, server.Options(w.bucket))
+	w.Secrets = []string{server.AccessKey, server.SecretKey, "Signature", "Credential", "AWS4", "uploadId"}
+	w.Left = func() int { return server.Uploads(t, w.bucket) }
 	return w
 }
 
 func (w *world) through(t *testing.T, change func(*s3.Options)) *s3.Store {
 	o := w.Options(w.bucket)
-	o.Endpoint = w.proxy.URL
+	o.Endpoint = w.Proxy.URL
 	change(&o)
 	return open(t, o)
-}
-
-func content(size int) []byte {
-	text := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(text)
-	return text
-}
-
-// wantObject checks what is really there; nil means nothing at all.
-func (w *world) wantObject(t *testing.T, name string, want []byte) {
-	t.Helper()
-	body, err := w.direct.Open(t.Context(), name, 0, -1)
-	if want == nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			t.Errorf("object %q is there: %v", name, err)
-		}
-		for object, err := range w.direct.List(t.Context(), "", "") {
-			t.Errorf("listed: %v, %v", object, err)
-		}
-		return
-	}
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	got, err := io.ReadAll(body)
-	if err := errors.Join(err, body.Close()); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("object %q has %d bytes, want other %d: %v", name, len(got), len(want), err)
-	}
-}
-
-// wantDiscreet checks that an error shows no keys, signatures and URLs.
-func (w *world) wantDiscreet(t *testing.T, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	for _, secret := range []string{w.AccessKey, w.SecretKey, "Signature", "Credential", "AWS4", "http://", "https://", "?", "uploadId"} {
-		if strings.Contains(err.Error(), secret) {
-			t.Errorf("the error shows %q: %v", secret, err)
-		}
-	}
 }
 
 const large = 6 << 20 // two parts of the least size
@@ -141,23 +95,7 @@ func TestPutSurvives(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, server)
-			struck := make(chan struct{}, 100)
-			tt.fault.Struck = func() { struck <- struct{}{} }
-			w.proxy.Add(tt.fault)
-			want := content(tt.size)
-			object, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(want), store.PutOptions{})
-			w.wantDiscreet(t, err)
-			if err != nil || object.Name != "a/b" || object.Size != int64(tt.size) {
-				t.Errorf("put: %+v, %v", object, err)
-			}
-			w.wantObject(t, "a/b", want)
-			if len(struck) == 0 {
-				t.Error("the fault met nothing")
-			}
-			if n := server.Uploads(t, w.bucket); n != 0 {
-				t.Errorf("%d uploads are left behind", n)
-			}
+			newWorld(t, server).PutSurvives(t, tt.size, tt.fault)
 		})
 	}
 }
@@ -195,19 +133,9 @@ func TestPutFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, server)
-			w.proxy.Add(tt.fault)
-			_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{})
-			w.wantDiscreet(t, err)
-			switch {
-			case err == nil:
-				t.Error("put works")
-			case tt.want != nil && !errors.Is(err, tt.want), tt.want == nil && errors.Is(err, store.ErrFinal):
-				t.Errorf("put: %v, want %v", err, tt.want)
-			case !strings.HasPrefix(err.Error(), `put object "a/b": `):
-				t.Errorf("put: %v", err)
-			}
+			w.PutFails(t, tt.size, tt.fault, tt.want)
 			if !tt.visible {
-				w.wantObject(t, "a/b", nil)
+				w.WantObject(t, "a/b", nil)
 			}
 			if n := server.Uploads(t, w.bucket); n != 0 {
 				t.Errorf("%d uploads are left behind", n)
@@ -231,31 +159,7 @@ func TestAnothersObject(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, server)
-			// The other one comes after we have looked, right before our call.
-			first := true
-			match := func(r *http.Request) bool {
-				if !tt.call(r) {
-					return false
-				}
-				if first {
-					first = false
-					if _, err := w.direct.Put(t.Context(), "a/b", strings.NewReader("theirs"), store.PutOptions{}); err != nil {
-						t.Error(err)
-					}
-				}
-				return true
-			}
-			w.proxy.Add(faultstore.HTTPFault{Match: match, Do: tt.kind, Status: 500, Body: internal})
-			_, err := w.store.Put(t.Context(), "a/b", bytes.NewReader(content(tt.size)), store.PutOptions{})
-			w.wantDiscreet(t, err)
-			if !errors.Is(err, store.ErrExists) {
-				t.Errorf("put: %v", err)
-			}
-			w.wantObject(t, "a/b", []byte("theirs"))
-			if n := server.Uploads(t, w.bucket); n != 0 {
-				t.Errorf("%d uploads are left behind", n)
-			}
+			newWorld(t, server).AnothersObject(t, tt.size, []byte("theirs"), faultstore.HTTPFault{Match: tt.call, Do: tt.kind, Status: 500, Body: internal})
 		})
 	}
 }

@@ -29,7 +29,7 @@ func TestLock(t *testing.T) {
 	s := open(t, server.Options(bucket))
 	until := time.Now().Add(time.Hour).Truncate(time.Second)
 	for name, size := range map[string]int{"small": 10, "large": large} {
-		want := content(size)
+		want := storetest.BytesOf(size)
 		if _, err := s.Put(t.Context(), name, bytes.NewReader(want), store.PutOptions{RetainUntil: until}); err != nil {
 			t.Fatal(err)
 		}
@@ -95,22 +95,22 @@ func TestNoLocks(t *testing.T) {
 	w := newWorld(t, s3test.Start(t))
 	lock := store.PutOptions{RetainUntil: time.Now().Add(time.Hour)}
 	put := func(s *s3.Store, size int) error {
-		_, err := s.Put(t.Context(), "a/b", bytes.NewReader(content(size)), lock)
+		_, err := s.Put(t.Context(), "a/b", bytes.NewReader(storetest.BytesOf(size)), lock)
 		return err
 	}
 	for _, size := range []int{10, large} {
-		if err := put(w.store, size); !errors.Is(err, store.ErrUnsupported) {
+		if err := put(w.Store, size); !errors.Is(err, store.ErrUnsupported) {
 			t.Errorf("put of %d bytes with a lock: %v", size, err)
 		}
 	}
 	// Who may not ask is not believed to have a lock: this server puts the object before it refuses to lock it.
-	w.proxy.Add(faultstore.HTTPFault{Match: isGet, Do: faultstore.Answer, Times: -1, Status: 403})
+	w.Proxy.Add(faultstore.HTTPFault{Match: isGet, Do: faultstore.Answer, Times: -1, Status: 403})
 	for _, size := range []int{10, large} {
-		err := put(w.store, size)
-		w.wantDiscreet(t, err)
+		err := put(w.Store, size)
+		w.WantDiscreet(t, err)
 		if !errors.Is(err, store.ErrDenied) {
 			t.Errorf("put of %d bytes with a lock: %v", size, err)
 		}
 	}
-	w.wantObject(t, "a/b", nil)
+	w.WantObject(t, "a/b", nil)
 }

@@ -12,13 +12,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,11 +26,12 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/holdfast-project/holdfast/internal/store/servertest"
 	"github.com/holdfast-project/holdfast/internal/store/sftp"
 )
 
-// startTime is how long a server may take to answer: a tenth of a second, on a loaded machine many.
-const startTime = 60 * time.Second
+// greetTime is how long a server may take to say what it is, on a loaded machine.
+const greetTime = 60 * time.Second
 
 // NoSFTP is for Start: a server that has logins only.
 const NoSFTP = "none"
@@ -46,26 +45,23 @@ type Server struct {
 	// Data is a folder for the folders of stores.
 	Data string
 
-	config, log string
-	process     *os.Process
-	ended       <-chan struct{}
+	config  string
+	process *servertest.Process
 }
 
 // Start runs a server until the test ends, and waits until it answers. When the test fails, the end of its log is part of
 // the output. subsystem is the command that serves SFTP, as sshd_config has it; "" means internal-sftp.
 func Start(t testing.TB, subsystem string) *Server {
 	t.Helper()
-	s, err := prepare(t.TempDir(), subsystem)
+	dir := t.TempDir()
+	host, port := servertest.FreeAddress(t)
+	s, err := prepare(dir, host, port, subsystem)
 	if err != nil {
 		t.Fatalf("prepare SSH server: %v", err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of the SSH server ends with:\n%s", s.logTail())
-		}
-	})
-	s.Restart(t)
+	s.process = servertest.New(t, "SSH server", filepath.Join(dir, "log"))
 	t.Cleanup(func() { s.Kill(t) })
+	s.Restart(t)
 	return s
 }
 
@@ -82,15 +78,14 @@ func (s *Server) Options(folder string) sftp.Options {
 // Kill ends the server at once with all its connections. One that has ended is no error.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	select {
-	case <-s.ended:
+	if !s.process.Running() {
 		return
-	default:
 	}
 	// A process that has stopped makes no more children; each of them has a session of its own, so that no group holds them.
 	err := s.process.Signal(syscall.SIGSTOP)
-	children, listErr := descendants(s.process.Pid)
-	err = errors.Join(err, listErr, s.process.Kill())
+	children, listErr := descendants(s.process.ID())
+	s.process.Kill(t)
+	err = errors.Join(err, listErr)
 	for _, child := range children {
 		if killErr := syscall.Kill(child, syscall.SIGKILL); !errors.Is(killErr, syscall.ESRCH) {
 			err = errors.Join(err, killErr)
@@ -99,7 +94,6 @@ func (s *Server) Kill(t testing.TB) {
 	if err != nil {
 		t.Errorf("kill SSH server: %v", err)
 	}
-	<-s.ended
 }
 
 // Restart runs the server again at the same address, and waits until it answers.
@@ -109,12 +103,9 @@ func (s *Server) Restart(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.run(exec.Command(binary, "-D", "-e", "-f", s.config)); err != nil {
-		t.Fatalf("start SSH server: %v", err)
-	}
-	if err := s.wait(t.Context()); err != nil {
-		t.Fatalf("start SSH server: %v", err)
-	}
+	cmd := exec.Command(binary, "-D", "-e", "-f", s.config)
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	s.process.Start(t, cmd, s.greet)
 }
 
 // NewKey makes a key pair: the private key in a file, in the form of OpenSSH.
@@ -134,29 +125,22 @@ func NewKey(file string) (ssh.PublicKey, error) {
 }
 
 // prepare makes the files of a server.
-func prepare(dir, subsystem string) (*Server, error) {
+func prepare(dir, host, port, subsystem string) (*Server, error) {
 	who, err := user.Current()
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
+	address := net.JoinHostPort(host, port)
 	at := func(name string) string { return filepath.Join(dir, name) }
 	s := &Server{
 		Host: address, User: who.Username, Identity: at("identity"), KnownHosts: at("known_hosts"), Data: at("data"),
-		config: at("sshd_config"), log: at("log"),
+		config: at("sshd_config"),
 	}
 	hostKey, err := NewKey(at("host_key"))
 	if err != nil {
 		return nil, err
 	}
 	userKey, err := NewKey(s.Identity)
-	if err != nil {
-		return nil, err
-	}
-	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
@@ -212,73 +196,14 @@ func find() (string, error) {
 	return "", errors.New(`the SSH server for tests is missing: run "make packages" as root, or: apt-get install -y --no-install-recommends openssh-server`)
 }
 
-// freeAddress gives an address that nobody else takes: a port that is free on some address of 127.0.0.0/8, where other
-// programs use 127.0.0.1.
-func freeAddress() (string, error) {
-	host := fmt.Sprintf("127.%d.%d.%d", 1+mathrand.IntN(254), mathrand.IntN(256), 1+mathrand.IntN(254))
-	l, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
-// run starts the process, and sets ended, which is closed when it has ended.
-func (s *Server) run(cmd *exec.Cmd) error {
-	log, err := os.OpenFile(s.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = []string{"PATH=/usr/bin:/bin"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started, ended := make(chan error), make(chan struct{})
-	go func() {
-		// The kernel ends the child with the thread that made it, not with the process: so this thread waits for it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(ended)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // it is killed, and says so
-		}
-	}()
-	if err := errors.Join(<-started, log.Close()); err != nil { // the child has its own
-		return err
-	}
-	s.process, s.ended = cmd.Process, ended
-	return nil
-}
-
-// wait returns when the server says what it is.
-func (s *Server) wait(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := s.greet(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-s.ended:
-			return fmt.Errorf("it ended; its log:\n%s", s.logTail())
-		case <-ctx.Done():
-			return fmt.Errorf("it does not answer: %v; its log:\n%s", err, s.logTail())
-		case <-tick.C:
-		}
-	}
-}
-
+// greet has the server say what it is.
 func (s *Server) greet(ctx context.Context) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Host)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(startTime)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(greetTime)); err != nil {
 		return err
 	}
 	_, err = conn.Read(make([]byte, 1))
@@ -317,13 +242,4 @@ func descendants(root int) (found []int, err error) {
 		next = append(next, children[next[0]]...)
 	}
 	return found, nil
-}
-
-func (s *Server) logTail() string {
-	const most = 4096
-	log, err := os.ReadFile(s.log)
-	if err != nil {
-		return err.Error()
-	}
-	return string(log[max(0, len(log)-most):])
 }

@@ -36,7 +36,7 @@ func RunLocks(t *testing.T, open func(t *testing.T) store.Store) {
 func locked(t *testing.T, b *bench) {
 	until := time.Now().Add(time.Hour).Truncate(time.Second).UTC()
 	for _, size := range []int{1, large} {
-		name, content := fmt.Sprint("locked/", size), bytesOf(size)
+		name, content := fmt.Sprint("locked/", size), BytesOf(size)
 		_, err := b.Put(t.Context(), name, bytes.NewReader(content), store.PutOptions{RetainUntil: until})
 		b.must(err)
 		err = b.Store.(store.Deleter).Delete(t.Context(), name)
@@ -50,7 +50,7 @@ func locked(t *testing.T, b *bench) {
 
 func pastLock(t *testing.T, b *bench) {
 	for _, size := range []int{1, large} {
-		_, err := b.Put(t.Context(), "past", bytes.NewReader(bytesOf(size)), store.PutOptions{RetainUntil: time.Now().Add(-time.Hour)})
+		_, err := b.Put(t.Context(), "past", bytes.NewReader(BytesOf(size)), store.PutOptions{RetainUntil: time.Now().Add(-time.Hour)})
 		if err == nil {
 			t.Errorf("put of %d bytes with a lock that is over", size)
 		}

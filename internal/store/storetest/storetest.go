@@ -109,8 +109,8 @@ func (b *bench) wantNames(prefix, after string, want ...string) {
 	}
 }
 
-// bytesOf gives content that does not repeat, and no other size has.
-func bytesOf(size int) []byte {
+// BytesOf gives content that does not repeat, and no other size has.
+func BytesOf(size int) []byte {
 	seed := [32]byte{}
 	binary.LittleEndian.PutUint64(seed[:], uint64(size))
 	content := make([]byte, size)
@@ -120,7 +120,7 @@ func bytesOf(size int) []byte {
 
 func roundTrip(t *testing.T, b *bench) {
 	for _, size := range []int{0, 1, 5 << 20, 40<<20 + 7} {
-		name, content := fmt.Sprintf("a/b/%d", size), bytesOf(size)
+		name, content := fmt.Sprintf("a/b/%d", size), BytesOf(size)
 		b.put(name, content)
 		b.wantContent(name, bytes.NewReader(content))
 		object, err := b.Stat(t.Context(), name)
@@ -133,7 +133,7 @@ func roundTrip(t *testing.T, b *bench) {
 
 func putIfAbsent(t *testing.T, b *bench) {
 	for _, size := range []int{10, large} {
-		name, first := fmt.Sprint("x", size), bytesOf(size)
+		name, first := fmt.Sprint("x", size), BytesOf(size)
 		b.put(name, first)
 		if _, err := b.Put(t.Context(), name, bytes.NewReader([]byte("other")), store.PutOptions{}); !errors.Is(err, store.ErrExists) {
 			t.Errorf("second put: %v", err)
@@ -172,15 +172,15 @@ func oneWriterWins(t *testing.T, b *bench) {
 func givenUp(t *testing.T, b *bench) {
 	broken := errors.New("the source broke")
 	for _, size := range []int{0, 100, large} {
-		content := io.MultiReader(bytes.NewReader(bytesOf(size)), iotest.ErrReader(broken))
+		content := io.MultiReader(bytes.NewReader(BytesOf(size)), iotest.ErrReader(broken))
 		if _, err := b.Put(t.Context(), "broken", content, store.PutOptions{}); !errors.Is(err, broken) {
 			t.Errorf("after %d bytes: %v", size, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		content = io.MultiReader(bytes.NewReader(bytesOf(size)), readerFunc(func([]byte) (int, error) {
+		content = io.MultiReader(bytes.NewReader(BytesOf(size)), ReaderFunc(func([]byte) (int, error) {
 			cancel()
 			return 0, io.EOF
-		}), bytes.NewReader(bytesOf(size+1)))
+		}), bytes.NewReader(BytesOf(size+1)))
 		if _, err := b.Put(ctx, "broken", content, store.PutOptions{}); err == nil {
 			t.Errorf("cancelled after %d bytes it goes through", size)
 		}
@@ -193,12 +193,14 @@ func givenUp(t *testing.T, b *bench) {
 	b.put("broken", []byte("now it works"))
 }
 
-type readerFunc func([]byte) (int, error)
+// ReaderFunc is a reader that is one function.
+type ReaderFunc func([]byte) (int, error)
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+// Read calls it.
+func (f ReaderFunc) Read(p []byte) (int, error) { return f(p) }
 
 func parts(t *testing.T, b *bench) {
-	content := bytesOf(100_000)
+	content := BytesOf(100_000)
 	b.put("o", content)
 	for _, part := range []struct{ from, length, wantFrom, wantTo int64 }{
 		{0, 10, 0, 10}, {5, 0, 5, 5}, {99_999, 1, 99_999, 100_000}, {99_990, -1, 99_990, 100_000}, {99_990, 1000, 99_990, 100_000}, {0, -1, 0, 100_000},
