@@ -51,13 +51,13 @@ func Run(ctx context.Context, environment Environment) int {
 	}
 	var err error
 	if a.ran, err = a.root().ExecuteContextC(ctx); err == nil {
-		return a.exit
+		return ofSignal(ctx, a.exit)
 	}
 	fmt.Fprintf(a.Stderr, "ERROR %v\n", err)
 	if hint := a.hint(err); hint != "" {
 		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
 	}
-	return exitCode(err)
+	return ofSignal(ctx, exitCode(err))
 }
 
 func (a *app) root() *cobra.Command {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 
@@ -25,7 +26,32 @@ const (
 	exitLocked      = 11
 	exitNoKey       = 12
 	exitInterrupted = 130
+	exitTerminated  = 143
 )
+
+// SignalError is the cause of a context that ended by a signal. The one of SIGTERM decides the exit code.
+type SignalError struct{ Signal os.Signal }
+
+// Error names the signal.
+func (e SignalError) Error() string { return e.Signal.String() + " signal received" }
+
+// Is makes it a context.Canceled, as that of every context that was cancelled is.
+func (e SignalError) Is(target error) bool { return target == context.Canceled }
+
+// LeavesSignals tells whether the command of these arguments is to have no handler of ours for any signal. etcd takes
+// signals itself, but late: a handler before it would swallow what comes meanwhile, and for good where no quorum is. The
+// spawn step becomes another program, which could not know of a signal that came before.
+func LeavesSignals(args []string) bool {
+	return len(args) > 0 && (args[0] == etcdCommand || args[0] == spawnCommand)
+}
+
+// ofSignal gives the exit code of a command that a signal cut off, as shells have it: 128 and the number of the signal.
+func ofSignal(ctx context.Context, code int) int {
+	if cause, is := errors.AsType[SignalError](context.Cause(ctx)); is && code == exitInterrupted && cause.Signal == syscall.SIGTERM {
+		return exitTerminated
+	}
+	return code
+}
 
 // errInterrupted means that a person pressed Ctrl-C.
 var errInterrupted = errors.New("interrupted")
