@@ -37,7 +37,7 @@ func program(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 // signal. A server that never gets a quorum has no handler for as long as it lives.
 func TestEtcdHeedsEarlySignals(t *testing.T) {
 	t.Parallel()
-	const alone, lonely = "a=http://127.0.0.1:2", "a=http://127.0.0.1:2,b=http://127.0.0.1:3" // the latter has no quorum
+	const alone, lonely = "a=http://127.0.0.1:2", "a=http://127.0.0.1:2,b=http://127.0.0.1:3"                // the latter has no quorum
 	for i, age := range []int{0, 1, 3, 10, 30, 60, 100, 150, 200, 300, 400, 500, 0, 3, 30, 100, 300, 1000} { // milliseconds
 		cluster := alone
 		if i >= 12 {

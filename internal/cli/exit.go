@@ -115,7 +115,7 @@ func (a *app) hint(err error) string {
 		home, _ := a.home() // there is one, or it would not be unusable
 		return fmt.Sprintf("the home is %s, and must be a folder that you can write to; HOLDFAST_HOME names another one", home)
 	case errors.Is(err, api.ErrUnreachable):
-		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run", a.Program, a.Program)
+		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run, and says what helps the others", a.Program, a.Program)
 	case errors.Is(err, action.ErrLocked):
 		return "the agent of this unit runs; ask it with run-action, or stop it first"
 	}

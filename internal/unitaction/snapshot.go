@@ -150,6 +150,9 @@ func (u *Unit) saveBackend(ctx context.Context, call *action.Call, folder, prefi
 func (u *Unit) status(ctx context.Context, client *member.Client) (member.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
+	if err := member.Listens(ctx, u.Record.ClientURLs[0]); err != nil {
+		return member.Status{}, fmt.Errorf("etcd of this unit takes no clients: %w", err)
+	}
 	return client.Status(ctx)
 }
 
