@@ -123,10 +123,11 @@ func (a *restoreAction) run(ctx context.Context, call *action.Call) (err error) 
 
 // prepare does everything that can refuse. It writes into the stage and the scratch folder only.
 func (r *restoration) prepare(ctx context.Context) (err error) {
-	if r.source, err = r.resolveSource(r.call); err != nil {
+	// First, for no archive helps where it refuses.
+	if err := r.guardOneUnit(ctx); err != nil {
 		return err
 	}
-	if err := r.guardOneUnit(ctx); err != nil {
+	if r.source, err = r.resolveSource(r.call); err != nil {
 		return err
 	}
 	if err := r.unpack(ctx, &r.source); ctx.Err() != nil {

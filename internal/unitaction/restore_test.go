@@ -144,9 +144,9 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		"longer":                 {map[string]any{"path": bad["longer"]}, nil, "restore refused: "},
 		"bad side file":          {map[string]any{"path": bad["empty"]}, nil, `read side file "/srv/empty.json"`},
 		"text":                   {map[string]any{"path": bad["text"]}, nil, "restore refused: neither a snapshot archive nor an etcd backend file"},
-		"relative":               {map[string]any{"path": "srv/whole"}, nil, `path must be an absolute path, given "srv/whole"`},
-		"not there":              {map[string]any{"path": "/none"}, nil, `restore refused: no archive "/none" on unit etcd/0`},
-		"a folder":               {map[string]any{"path": "/srv"}, nil, `find archive: "/srv" is not a regular file`},
+		"relative":               {map[string]any{"path": "srv/whole"}, nil, `path must be an absolute path, given "srv/whole": a path is one inside the unit's root `},
+		"not there":              {map[string]any{"path": "/none"}, nil, `restore refused: no archive "/none" on unit etcd/0: a path is one inside the unit's root ` + w.Record.Root + "; scp FILE etcd/0: brings a file to /home/ubuntu, attach-resource etcd snapshot=FILE needs no path"},
+		"a folder":               {map[string]any{"path": "/srv"}, nil, `restore refused: "/srv" on unit etcd/0 is a folder; path is that of an archive file in it`},
 		"a link out":             {map[string]any{"path": "/srv/link"}, nil, "find archive: "},
 		"out by dots":            {map[string]any{"path": "/../../../../etc/passwd"}, nil, "restore refused: no archive "},
 		"newer":                  {map[string]any{"source-version": "3.8"}, nil, "restore refused: "},
@@ -156,6 +156,7 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		"relative target":        {map[string]any{"target": "x"}, nil, "target must be an absolute path"},
 		"a target that is none":  {map[string]any{"target": "/srv/whole"}, nil, "archive the present data: "},
 		"three units": {nil, func() {
+			w.attached = "" // the units come first
 			w.ApplicationUnits = func() ([]unit.Name, error) {
 				return []unit.Name{{Application: "etcd"}, {Application: "etcd", Number: 1}, {Application: "etcd", Number: 2}}, nil
 			}
