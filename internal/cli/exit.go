@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -114,6 +116,9 @@ func (a *app) hint(err error) string {
 	case a.homeUnusable(err):
 		home, _ := a.home() // there is one, or it would not be unusable
 		return fmt.Sprintf("the home is %s, and must be a folder that you can write to; HOLDFAST_HOME names another one", home)
+	case a.homeFull(err):
+		home, _ := a.home()
+		return fmt.Sprintf("no space is left in %s, the home; archives that you have copied, data that restores have replaced and %s may go", home, filepath.Join(home, "removed"))
 	case errors.Is(err, api.ErrUnreachable):
 		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run, and says what helps the others", a.Program, a.Program)
 	case errors.Is(err, action.ErrLocked):
@@ -143,6 +148,25 @@ func (a *app) whatExists() string {
 		return fmt.Sprintf("; there are none in %s, the home", home)
 	}
 	return ": " + joinNames(names)
+}
+
+// noSpace tells whether a disk was full, here or that of an agent.
+func noSpace(err error) bool {
+	refused, is := errors.AsType[*api.StatusError](err)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || is && refused.Code == http.StatusInsufficientStorage
+}
+
+// homeFull tells whether the disk of all state was full, as far as that is known.
+func (a *app) homeFull(err error) bool {
+	if !noSpace(err) {
+		return false
+	}
+	home, homeErr := a.home()
+	if homeErr != nil {
+		return false
+	}
+	file, is := errors.AsType[*fs.PathError](err)
+	return !is || strings.HasPrefix(file.Path, home+"/")
 }
 
 // homeUnusable tells whether an error is that the folder of all state cannot be made, read or written.

@@ -171,7 +171,7 @@ func (m *model) enqueue(ctx context.Context, request juju.Request, options juju.
 	}
 	operation, err := m.file.NextNumbers(1 + len(names))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("nothing was done: %w", err)
 	}
 	var tasks []action.Task
 	for i, name := range names {
@@ -184,6 +184,9 @@ func (m *model) enqueue(ctx context.Context, request juju.Request, options juju.
 			Program: program, Number: operation + 1 + i, Operation: operation,
 		})
 		if err != nil {
+			if len(tasks) == 0 && noSpace(err) {
+				err = fmt.Errorf("nothing was done: %w", err)
+			}
 			return nil, errors.Join(err, alreadyQueued(tasks))
 		}
 		tasks = append(tasks, task)
