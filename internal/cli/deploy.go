@@ -515,7 +515,7 @@ func (a *app) destroy() *cobra.Command {
 				}
 			}
 			if err := provider.Destroy(c.Context(), args[0]); err != nil {
-				return err
+				return hinted{err, fmt.Sprintf("%s destroy %s again; it goes on with what is left", a.Program, args[0])}
 			}
 			fmt.Fprintf(a.Stdout, "%s is destroyed\n", args[0])
 			removed, err := provider.RemovedFolders(args[0])
