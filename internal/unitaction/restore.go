@@ -28,6 +28,8 @@ import (
 //
 //	resolve, guard, unpack + check, version, space -> build -> plan -> back up -> guard -> HOLD -> switch -> release -> health -> commit
 //	                                                                                       `------ any failure: put the old data back
+//
+// A cancel counts until the release.
 type restoreAction struct{ *Unit }
 
 const (
