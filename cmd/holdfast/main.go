@@ -13,11 +13,14 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Run(ctx, cli.Environment{
+	ctx, cancel := context.WithCancelCause(context.Background())
+	if !cli.LeavesSignals(os.Args[1:]) {
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+		go func() { cancel(cli.SignalError{Signal: <-signals}) }()
+	}
+	os.Exit(cli.Run(ctx, cli.Environment{
 		Args: os.Args[1:], Program: filepath.Base(os.Args[0]),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
-	})
-	stop()
-	os.Exit(code)
+	}))
 }

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/holdfast-project/holdfast/internal/action"
@@ -45,7 +47,11 @@ func (a *Agent) etcdState(ctx context.Context) api.Etcd {
 
 // askMember fills in what the member says of itself and of its cluster.
 func (a *Agent) askMember(ctx context.Context, state *api.Etcd) error {
-	client, err := member.Dial(a.config.Record.ClientURLs[0], a.etcdTLS)
+	url := a.config.Record.ClientURLs[0]
+	if err := member.Listens(ctx, url); err != nil {
+		return fmt.Errorf("etcd runs and takes no clients yet: %w", err)
+	}
+	client, err := member.Dial(url, a.etcdTLS)
 	if err != nil {
 		return err
 	}
@@ -57,7 +63,10 @@ func (a *Agent) askMember(ctx context.Context, state *api.Etcd) error {
 	state.Version, state.Revision = status.Version, int64(status.Revision)
 	state.ClusterID, state.MemberID = status.ClusterID.String(), status.MemberID.String()
 	state.Leader, state.Learner = status.Leader == status.MemberID, status.Learner
-	health := member.CheckHealth(ctx, a.config.Record.ClientURLs[0], a.etcdTLS)
+	if status.Learner {
+		return errors.New("its member is a learner, without a vote yet")
+	}
+	health := member.CheckHealth(ctx, url, a.etcdTLS)
 	if health.ListError != nil {
 		return health.ListError
 	}

@@ -151,10 +151,16 @@ func specNames(specs []action.Spec) []string {
 	return names
 }
 
+// The commands that become another program.
+const (
+	etcdCommand  = "etcd"
+	spawnCommand = "spawn"
+)
+
 // etcd is the server inside this program, with etcd's own flags.
 func (a *app) etcd() *cobra.Command {
 	return &cobra.Command{
-		Use:                "etcd [ETCD FLAGS]",
+		Use:                etcdCommand + " [ETCD FLAGS]",
 		Short:              fmt.Sprintf("Run the etcd %s inside this program, with etcd's own flags", etcdproc.Version()),
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -167,7 +173,7 @@ func (a *app) etcd() *cobra.Command {
 // spawn is the step between an agent and the server it starts; see the service package.
 func (a *app) spawn() *cobra.Command {
 	return &cobra.Command{
-		Use:                "spawn",
+		Use:                spawnCommand,
 		Hidden:             true,
 		DisableFlagParsing: true,
 		RunE:               func(_ *cobra.Command, args []string) error { return service.SpawnMain(args, os.Environ()) },

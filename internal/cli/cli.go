@@ -51,13 +51,13 @@ func Run(ctx context.Context, environment Environment) int {
 	}
 	var err error
 	if a.ran, err = a.root().ExecuteContextC(ctx); err == nil {
-		return a.exit
+		return ofSignal(ctx, a.exit)
 	}
 	fmt.Fprintf(a.Stderr, "ERROR %v\n", err)
 	if hint := a.hint(err); hint != "" {
 		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
 	}
-	return exitCode(err)
+	return ofSignal(ctx, exitCode(err))
 }
 
 func (a *app) root() *cobra.Command {
@@ -70,10 +70,11 @@ func (a *app) root() *cobra.Command {
 		Version:       Version,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q for %q", args[0], a.Program)}
+				return a.unknown(c, args[0])
 			}
 			return c.Help()
 		},
+		SuggestionsMinimumDistance: 2, // letters
 	}
 	root.SetArgs(a.Args)
 	root.SetIn(a.Stdin)
@@ -116,13 +117,23 @@ func (a *app) help() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			about, _, err := c.Root().Find(args)
 			if err != nil || about == c.Root() && len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q for %q", args[0], a.Program)}
+				return a.unknown(c.Root(), args[0])
 			}
 			about.InitDefaultHelpFlag()
 			about.InitDefaultVersionFlag()
 			return about.Help()
 		},
 	}
+}
+
+// unknown is the error of a command that is not there, with those that may be meant.
+func (a *app) unknown(root *cobra.Command, word string) error {
+	err := usageError{fmt.Errorf("unknown command %q for %q", word, a.Program)}
+	meant := root.SuggestionsFor(word)
+	if len(meant) == 0 {
+		return err
+	}
+	return hinted{err, fmt.Sprintf("did you mean %s %s?", a.Program, strings.Join(meant, ", or "+a.Program+" "))}
 }
 
 // inWords takes the names of Go's functions out of an error about the value of a flag.
@@ -170,7 +181,7 @@ func terminal(stream any) bool {
 func exactArgs(n int, usage string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usageError{fmt.Errorf("want %s, given %d words", usage, len(args))}
+			return usageError{fmt.Errorf("want %s, given %s", usage, plural(len(args), "word"))}
 		}
 		return nil
 	}

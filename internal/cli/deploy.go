@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
 	"github.com/holdfast-project/holdfast/internal/datadir"
 	"github.com/holdfast-project/holdfast/internal/deploy"
@@ -290,12 +289,47 @@ func (a *app) checkGrowable(ctx context.Context, application string) error {
 		return err
 	}
 	if problem := firstProblem(states, len(states)); problem != nil {
-		return hinted{
-			fmt.Errorf("nothing was added: application %q is not healthy: %w", application, problem),
-			fmt.Sprintf("%s start %s, or %s remove-unit of what is gone for good, then add again", a.Program, application, a.Program),
-		}
+		return a.notGrowable(ctx, application, problem)
 	}
 	return nil
+}
+
+// notGrowable says what to do about an application to which nothing can be added.
+func (a *app) notGrowable(ctx context.Context, application string, problem error) error {
+	nothing := func(problem error, hint string, args ...any) error {
+		return hinted{fmt.Errorf("nothing was added: %w", problem), fmt.Sprintf(hint, args...)}
+	}
+	unhealthy := fmt.Errorf("application %q is not healthy: %w", application, problem)
+	provider, err := a.provider()
+	if err != nil {
+		return err
+	}
+	found, err := provider.Membership(ctx, application)
+	switch {
+	case err != nil:
+		return nothing(unhealthy, "%s status %s shows how its units are", a.Program, application)
+	case found.NoQuorum:
+		return nothing(unhealthy, "%s start %s; %s", a.Program, application, goneForGood)
+	case len(found.Outsiders) > 0:
+		names := joinNames(found.Outsiders)
+		return nothing(fmt.Errorf("%s %s of the cluster: an add-unit was cut off", names, notMembers(len(found.Outsiders))),
+			"%s remove-unit %s, then add again", a.Program, strings.ReplaceAll(names, ",", ""))
+	case len(found.Learners) > 0:
+		names := joinNames(found.Learners)
+		return nothing(fmt.Errorf("%s has no vote yet: its add-unit goes on, or was cut off", names),
+			"wait for the other add-unit, or %s remove-unit %s, then add again", a.Program, strings.ReplaceAll(names, ",", ""))
+	}
+	return nothing(unhealthy, "%s start %s, or %s remove-unit of what is gone for good, then add again", a.Program, application, a.Program)
+}
+
+// goneForGood is what helps a cluster that will not have a quorum again.
+const goneForGood = "if they are gone for good, restore a snapshot into a new application"
+
+func notMembers(n int) string {
+	if n == 1 {
+		return "is not a member"
+	}
+	return "are not members"
 }
 
 // halfAdded says, when units could not all be added, which stay, which was taken back, and how to go on.
@@ -362,8 +396,12 @@ func (a *app) removeUnit() *cobra.Command {
 				if done, err = provider.RemoveUnit(c.Context(), name); err != nil {
 					break
 				}
-				fmt.Fprintf(a.Stdout, "removed %s; its files are in %s\n", name, done.KeptAt)
-				kept = append(kept, done.KeptAt)
+				if done.KeptAt == "" {
+					fmt.Fprintf(a.Stdout, "removed %s, which had no files\n", name)
+				} else {
+					fmt.Fprintf(a.Stdout, "removed %s; its files are in %s\n", name, done.KeptAt)
+					kept = append(kept, done.KeptAt)
+				}
 				if !slices.Contains(applications, name.Application) {
 					applications = append(applications, name.Application)
 				}
@@ -409,12 +447,15 @@ func shellWord(word string) string {
 
 // notRemoved adds what to do about units that do not answer.
 func (a *app) notRemoved(err error) error {
+	if last, is := errors.AsType[*deploy.LastError](err); is {
+		return hinted{err, fmt.Sprintf("%s destroy %s", a.Program, last.Application)}
+	}
 	down, is := errors.AsType[*deploy.DownError](err)
 	switch {
 	case !is:
 		return err
 	case down.NoQuorum:
-		return hinted{err, fmt.Sprintf("%s start %s; if they are gone for good, restore a snapshot into a new application", a.Program, down.Application)}
+		return hinted{err, fmt.Sprintf("%s start %s; %s", a.Program, down.Application, goneForGood)}
 	}
 	names := make([]string, len(down.Down))
 	for i, name := range down.Down {
@@ -474,7 +515,7 @@ func (a *app) destroy() *cobra.Command {
 				}
 			}
 			if err := provider.Destroy(c.Context(), args[0]); err != nil {
-				return err
+				return hinted{err, fmt.Sprintf("%s destroy %s again; it goes on with what is left", a.Program, args[0])}
 			}
 			fmt.Fprintf(a.Stdout, "%s is destroyed\n", args[0])
 			removed, err := provider.RemovedFolders(args[0])
@@ -585,65 +626,6 @@ func (h holdings) with(names []unit.Name) string {
 		return text + snapshots + " and " + folders + replaced
 	}
 	return text + "and " + snapshots + " on " + them
-}
-
-func (a *app) start() *cobra.Command {
-	return &cobra.Command{
-		Use:   "start [APPLICATION]",
-		Short: "Start the agents of this machine that do not run, and with them their etcd",
-		Long:  "Start the agents of this machine that do not run, after a restart of the machine for example. Each starts its etcd,\nor goes on with the one that runs. It returns when they answer.",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			provider, err := a.provider()
-			if err != nil {
-				return err
-			}
-			m, err := a.model()
-			if err != nil {
-				return err
-			}
-			defer m.close()
-			names, err := m.units(strings.Join(args, ""))
-			if err != nil {
-				return err
-			}
-			started, err := provider.Start(c.Context(), names)
-			if err != nil {
-				return err
-			}
-			if len(started) == 0 {
-				fmt.Fprintln(a.Stdout, "every agent of this machine runs")
-				return nil
-			}
-			if err := awaitAgents(c.Context(), m, provider, started); err != nil {
-				return err
-			}
-			fmt.Fprintf(a.Stdout, "started %s\n", joinNames(started))
-			return nil
-		},
-	}
-}
-
-// agentTimeout is how long an agent that was started may take to answer: it first undoes what a crash has left.
-const agentTimeout = 30 * time.Second
-
-// awaitAgents waits until the agents of all these units answer.
-func awaitAgents(ctx context.Context, m *model, provider *deploy.Provider, names []unit.Name) error {
-	deadline := time.Now().Add(agentTimeout)
-	for {
-		answers := askAll(ctx, m, names, func(ctx context.Context, c *api.Client) ([]action.Spec, error) { return c.Actions(ctx) })
-		i := slices.IndexFunc(answers, func(one answer[[]action.Spec]) bool { return one.err != nil })
-		switch {
-		case i < 0:
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case time.Now().After(deadline):
-			return fmt.Errorf("the agent of unit %q was started and does not answer after %s: %w%s", answers[i].name, agentTimeout,
-				answers[i].err, agentWords(provider, answers[i].name, answers[i].err))
-		}
-		pause(ctx, 100*time.Millisecond)
-	}
 }
 
 func joinNames(names []unit.Name) string {

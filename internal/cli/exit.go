@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -25,7 +28,32 @@ const (
 	exitLocked      = 11
 	exitNoKey       = 12
 	exitInterrupted = 130
+	exitTerminated  = 143
 )
+
+// SignalError is the cause of a context that ended by a signal. The one of SIGTERM decides the exit code.
+type SignalError struct{ Signal os.Signal }
+
+// Error names the signal.
+func (e SignalError) Error() string { return e.Signal.String() + " signal received" }
+
+// Is makes it a context.Canceled, as that of every context that was cancelled is.
+func (e SignalError) Is(target error) bool { return target == context.Canceled }
+
+// LeavesSignals tells whether the command of these arguments is to have no handler of ours for any signal. etcd takes
+// signals itself, but late: a handler before it would swallow what comes meanwhile, and for good where no quorum is. The
+// spawn step becomes another program, which could not know of a signal that came before.
+func LeavesSignals(args []string) bool {
+	return len(args) > 0 && (args[0] == etcdCommand || args[0] == spawnCommand)
+}
+
+// ofSignal gives the exit code of a command that a signal cut off, as shells have it: 128 and the number of the signal.
+func ofSignal(ctx context.Context, code int) int {
+	if cause, is := errors.AsType[SignalError](context.Cause(ctx)); is && code == exitInterrupted && cause.Signal == syscall.SIGTERM {
+		return exitTerminated
+	}
+	return code
+}
 
 // errInterrupted means that a person pressed Ctrl-C.
 var errInterrupted = errors.New("interrupted")
@@ -88,8 +116,11 @@ func (a *app) hint(err error) string {
 	case a.homeUnusable(err):
 		home, _ := a.home() // there is one, or it would not be unusable
 		return fmt.Sprintf("the home is %s, and must be a folder that you can write to; HOLDFAST_HOME names another one", home)
+	case a.homeFull(err):
+		home, _ := a.home()
+		return fmt.Sprintf("no space is left in %s, the home; archives that you have copied, data that restores have replaced and %s may go", home, filepath.Join(home, "removed"))
 	case errors.Is(err, api.ErrUnreachable):
-		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run", a.Program, a.Program)
+		return fmt.Sprintf("%s status shows which agents answer; %s start starts those of this machine that do not run, and says what helps the others", a.Program, a.Program)
 	case errors.Is(err, action.ErrLocked):
 		return "the agent of this unit runs; ask it with run-action, or stop it first"
 	}
@@ -117,6 +148,25 @@ func (a *app) whatExists() string {
 		return fmt.Sprintf("; there are none in %s, the home", home)
 	}
 	return ": " + joinNames(names)
+}
+
+// noSpace tells whether a disk was full, here or that of an agent.
+func noSpace(err error) bool {
+	refused, is := errors.AsType[*api.StatusError](err)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || is && refused.Code == http.StatusInsufficientStorage
+}
+
+// homeFull tells whether the disk of all state was full, as far as that is known.
+func (a *app) homeFull(err error) bool {
+	if !noSpace(err) {
+		return false
+	}
+	home, homeErr := a.home()
+	if homeErr != nil {
+		return false
+	}
+	file, is := errors.AsType[*fs.PathError](err)
+	return !is || strings.HasPrefix(file.Path, home+"/")
 }
 
 // homeUnusable tells whether an error is that the folder of all state cannot be made, read or written.

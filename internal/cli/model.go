@@ -138,7 +138,7 @@ func (m *model) resolve(ctx context.Context, references []juju.UnitRef) ([]unit.
 		return states[i].name, true
 	})
 	if err != nil {
-		return nil, err
+		return nil, m.leaderHint(err, references)
 	}
 	for _, name := range names {
 		if _, err := m.inventory.Unit(name); err != nil {
@@ -146,6 +146,18 @@ func (m *model) resolve(ctx context.Context, references []juju.UnitRef) ([]unit.
 		}
 	}
 	return names, nil
+}
+
+// leaderHint helps who asked for the leader of an application that has none.
+func (m *model) leaderHint(err error, references []juju.UnitRef) error {
+	for _, reference := range references {
+		names, unknown := m.inventory.Units(reference.Unit.Application)
+		if reference.Leader && unknown == nil && len(names) > 0 {
+			return hinted{err, fmt.Sprintf("no unit of %s leads while there is no quorum, or does not answer; name one instead: %s",
+				reference.Unit.Application, joinNames(names))}
+		}
+	}
+	return err
 }
 
 // enqueue asks each unit for one task of a new operation. Every unit is asked whether it knows the action before any of
@@ -171,7 +183,7 @@ func (m *model) enqueue(ctx context.Context, request juju.Request, options juju.
 	}
 	operation, err := m.file.NextNumbers(1 + len(names))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("nothing was done: %w", err)
 	}
 	var tasks []action.Task
 	for i, name := range names {
@@ -184,6 +196,9 @@ func (m *model) enqueue(ctx context.Context, request juju.Request, options juju.
 			Program: program, Number: operation + 1 + i, Operation: operation,
 		})
 		if err != nil {
+			if len(tasks) == 0 && noSpace(err) {
+				err = fmt.Errorf("nothing was done: %w", err)
+			}
 			return nil, errors.Join(err, alreadyQueued(tasks))
 		}
 		tasks = append(tasks, task)
@@ -223,7 +238,7 @@ const (
 	// agentRestart is how long a wait outlives an agent that does not answer: a restart takes a second or two, and the
 	// task is in its journal.
 	agentRestart = 30 * time.Second
-	// lostAfter is when people are told of an agent that does not answer.
+	// lostAfter is when people are told of an agent that does not answer, or that another action runs first.
 	lostAfter = 3 * time.Second
 	// lastLook bounds the question for the state of a task when the time to wait is up.
 	lastLook = 3 * time.Second
@@ -268,14 +283,14 @@ func (m *model) await(ctx context.Context, tasks []action.Task, limit time.Durat
 		if err != nil {
 			return tasks, err
 		}
-		lost := func(name unit.Name) {
+		tell := func(format string, args ...any) {
 			talk.Lock()
 			defer talk.Unlock()
 			// Talk that cannot be written is no reason to end the wait.
-			_, _ = fmt.Fprintf(m.talk, "%s: agent does not answer; waiting %s for it to come back\n", name, agentRestart)
+			_, _ = fmt.Fprintf(m.talk, format+"\n", args...)
 		}
 		group.Go(func() {
-			if tasks[i], errs[i] = awaitOne(waiting, client, tasks[i], say, lost); errs[i] == nil && ctx.Err() == nil {
+			if tasks[i], errs[i] = awaitOne(waiting, client, tasks[i], say, tell); errs[i] == nil && ctx.Err() == nil {
 				tasks[i] = lookAgain(ctx, client, tasks[i])
 			}
 		})
@@ -301,13 +316,23 @@ func lookAgain(ctx context.Context, client *api.Client, task action.Task) action
 }
 
 // awaitOne waits for one task. That the time is up is no error.
-func awaitOne(ctx context.Context, client *api.Client, task action.Task, follow func(action.Task, action.LogEntry), tellLost func(unit.Name)) (action.Task, error) {
-	step, shown := api.LongestWait, 0
-	if follow != nil {
-		step = pollStep
-	}
+func awaitOne(ctx context.Context, client *api.Client, task action.Task, follow func(action.Task, action.LogEntry), tell func(format string, args ...any)) (action.Task, error) {
+	shown := 0
 	lost, told := time.Time{}, false
+	queued := time.Now() // zero once it runs, or was told to wait for another
 	for !task.Status.Terminal() {
+		if task.Status != action.Pending {
+			queued = time.Time{}
+		} else if !queued.IsZero() && time.Since(queued) > lostAfter {
+			queued = time.Time{}
+			if state, err := client.Unit(ctx); err == nil && state.Busy != "" {
+				tell("%s: %s waits for %s, which runs first", task.Unit, task.Action, state.Busy)
+			}
+		}
+		step := api.LongestWait
+		if follow != nil || !queued.IsZero() {
+			step = pollStep
+		}
 		now, err := client.Task(ctx, task.ID, step)
 		switch {
 		case ctx.Err() != nil:
@@ -318,7 +343,7 @@ func awaitOne(ctx context.Context, client *api.Client, task action.Task, follow 
 			}
 			if !told && time.Since(lost) > lostAfter {
 				told = true
-				tellLost(task.Unit)
+				tell("%s: agent does not answer; waiting %s for it to come back", task.Unit, agentRestart)
 			}
 			if time.Since(lost) > agentRestart {
 				return task, &lostError{task, err}

@@ -173,7 +173,7 @@ func paramsHint(spec action.Spec, err error) error {
 func (a *app) enqueue(ctx context.Context, dialect juju.Dialect, words []string, flags requestFlags) ([]action.Task, *model, error) {
 	request, err := juju.ParseRequest(dialect, words)
 	if err != nil {
-		return nil, nil, a.unitsHint(err, words)
+		return nil, nil, a.unitsHint(waitHint(err, words, flags), words)
 	}
 	options, err := flags.paramOptions()
 	if err != nil {
@@ -194,9 +194,19 @@ func (a *app) enqueue(ctx context.Context, dialect juju.Dialect, words []string,
 	return tasks, m, nil
 }
 
+// waitHint helps who gave the time to wait as a word of its own.
+func waitHint(err error, words []string, flags requestFlags) error {
+	for _, word := range words {
+		if _, bad := time.ParseDuration(word); bad == nil && flags.wait == "true" {
+			return hinted{err, "the time to wait should be --wait=" + word}
+		}
+	}
+	return err
+}
+
 // unitsHint helps who gave an application where a unit is wanted.
 func (a *app) unitsHint(err error, words []string) error {
-	if len(words) == 0 || !unit.ValidApplication(words[0]) {
+	if _, has := errors.AsType[hinted](err); has || len(words) == 0 || !unit.ValidApplication(words[0]) {
 		return err
 	}
 	home, homeErr := a.home()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-project/holdfast/internal/api"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/juju"
 	"github.com/holdfast-project/holdfast/internal/unit"
@@ -61,6 +63,9 @@ func (a *app) scp() *cobra.Command {
 			from, to := parsePlace(args[0]), parsePlace(args[1])
 			if from.onUnit == to.onUnit {
 				return usagef("one of %q and %q must be UNIT:PATH, and the other a path on this machine", args[0], args[1])
+			}
+			if from.onUnit && (from.path == "" || from.path == ".") {
+				return hinted{usagef("%q names no file of the unit", args[0]), "the path goes after the colon; that of a snapshot is in its result"}
 			}
 			m, err := a.model()
 			if err != nil {
@@ -170,10 +175,15 @@ func (a *app) send(ctx context.Context, m *model, from string, to place, overwri
 	}
 	bar := a.bytesProgress(filepath.Base(from), size)
 	defer bar.Close()
-	if err := client.WriteFile(ctx, target, io.TeeReader(file, bar), size, overwrite); err != nil {
-		return fmt.Errorf("copy to %s:%s: %w", name, target, err)
+	err = client.WriteFile(ctx, target, io.TeeReader(file, bar), size, overwrite)
+	if err == nil {
+		return nil
 	}
-	return nil
+	refused, is := errors.AsType[*api.StatusError](err)
+	if err = fmt.Errorf("copy to %s:%s: %w", name, target, err); is && refused.Code == http.StatusConflict {
+		return hinted{err, "--overwrite replaces it"}
+	}
+	return err
 }
 
 // openRegular opens a file that is not a folder or a device, and gives its size in bytes.

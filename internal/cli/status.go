@@ -48,10 +48,7 @@ func (a *app) status() *cobra.Command {
 				status.Applications = append(status.Applications, application)
 			}
 			if len(names) == 0 && format == juju.Tabular {
-				fmt.Fprintf(a.Stderr, "Model %q is empty.\n", status.Model)
-				if home, err := a.home(); err == nil {
-					fmt.Fprintf(a.Stderr, "hint: its home is %s; %s deploy etcd deploys a cluster, HOLDFAST_HOME names another home\n", home, a.Program)
-				}
+				a.sayEmpty(m)
 				return nil
 			}
 			if err := a.output(output, func(w io.Writer) error { return juju.WriteStatus(w, format, status) }); err != nil {
@@ -78,7 +75,7 @@ func (a *app) sayLost(status juju.Status) {
 			}
 		}
 		if len(lost) > 0 {
-			fmt.Fprintf(a.Stderr, "hint: the agent of %s does not answer; %s start %s starts those of this machine that do not run\n",
+			fmt.Fprintf(a.Stderr, "hint: the agent of %s does not answer; %s start %s starts those of this machine that do not run, and says what helps the others\n",
 				joinNames(lost), a.Program, application.Name)
 		}
 	}

@@ -234,7 +234,7 @@ func (w *world) checkRecords(t *testing.T, names []unit.Name, options deploy.Opt
 		token = loaded.Cluster.Token
 		if diff := cmp.Diff(config.Agent{
 			Unit: name, Record: record, StateDir: filepath.Join(folder, "state"), TLS: pki.Files(filepath.Join(folder, "tls"), "agent"),
-			Inventory: filepath.Join(w.Home, "inventory.yaml"), Cluster: config.Cluster{Members: cluster, State: config.New, Token: token},
+			Inventory: filepath.Join(w.Home, "inventory.yaml"), Home: w.Home, Cluster: config.Cluster{Members: cluster, State: config.New, Token: token},
 		}, loaded); diff != "" {
 			t.Errorf("configuration of %q (-want +got):\n%s", name, diff)
 		}
@@ -453,8 +453,15 @@ func TestLastUnitStays(t *testing.T) {
 	names, err := w.Deploy(ctx, "new-etcd", 1, deploy.Options{})
 	must(t, err)
 	states := w.healthy(t, names...)
-	if _, err := w.RemoveUnit(ctx, names[0]); err == nil || !strings.Contains(err.Error(), `"new-etcd/0": it is the last one`) {
+	const last = `nothing was removed: no unit of application "new-etcd" would be left; destroy the application instead`
+	if _, err := w.RemoveUnit(ctx, names[0]); err == nil || err.Error() != last {
 		t.Errorf("remove the last: %v", err)
+	}
+	if _, err := w.CheckRemovable(ctx, names); err == nil || err.Error() != last {
+		t.Errorf("check the last: %v", err)
+	}
+	if _, err := w.CheckRemovable(ctx, append(names, names...)); err == nil || err.Error() != `nothing was removed: unit "new-etcd/0" is named twice` {
+		t.Errorf("check one twice: %v", err)
 	}
 	w.healthy(t, names...)
 	pid := states[names[0]].Etcd.PID

@@ -55,14 +55,9 @@ func (p *Provider) CheckRemovable(ctx context.Context, names []unit.Name) ([]uni
 		return nil, err
 	}
 	down := map[unit.Name]bool{}
-	var applications []string
-	for _, name := range names {
-		if _, err := inv.Unit(name); err != nil {
-			return nil, err
-		}
-		if !slices.Contains(applications, name.Application) {
-			applications = append(applications, name.Application)
-		}
+	applications, err := checkWords(inv, names)
+	if err != nil {
+		return nil, err
 	}
 	for _, application := range applications {
 		if err := p.checkOthers(ctx, inv, application, names, down); err != nil {
@@ -80,6 +75,40 @@ func (p *Provider) CheckRemovable(ctx context.Context, names []unit.Name) ([]uni
 		return 1
 	})
 	return ordered, nil
+}
+
+// checkWords refuses units that are not there, that are named twice, and the last ones of an application, and gives the
+// applications.
+func checkWords(inv *inventory.Inventory, names []unit.Name) (applications []string, err error) {
+	for i, name := range names {
+		if _, err := inv.Unit(name); err != nil {
+			return nil, fmt.Errorf("nothing was removed: %w", err)
+		}
+		if slices.Contains(names[:i], name) {
+			return nil, fmt.Errorf("nothing was removed: unit %q is named twice", name)
+		}
+		if !slices.Contains(applications, name.Application) {
+			applications = append(applications, name.Application)
+		}
+	}
+	for _, application := range applications {
+		units, err := inv.Units(application)
+		if err != nil {
+			return nil, err
+		}
+		if stays := slices.ContainsFunc(units, func(n unit.Name) bool { return !slices.Contains(names, n) }); !stays {
+			return nil, &LastError{Application: application}
+		}
+	}
+	return applications, nil
+}
+
+// LastError means that a removal would leave an application without units.
+type LastError struct{ Application string }
+
+// Error says what to do instead.
+func (e *LastError) Error() string {
+	return fmt.Sprintf("nothing was removed: no unit of application %q would be left; destroy the application instead", e.Application)
 }
 
 // checkOthers asks all units of an application and adds those that do not answer to down. The error is about those that
@@ -167,7 +196,7 @@ func (p *Provider) state(ctx context.Context, record unit.Record) state {
 
 // Removed is what has become of a unit.
 type Removed struct {
-	// KeptAt is the folder with its files.
+	// KeptAt is the folder with its files, "" when it had none.
 	KeptAt string
 	// Voting is how many voting members the cluster has left.
 	Voting int
@@ -185,7 +214,7 @@ func (p *Provider) RemoveUnit(ctx context.Context, name unit.Name) (done Removed
 		return done, err
 	}
 	if len(inv.Applications[name.Application].Units) == 1 {
-		return done, fmt.Errorf("remove unit %q: it is the last one of application %q; destroy the application instead", name, name.Application)
+		return done, &LastError{Application: name.Application}
 	}
 	cluster, err := p.dialHealthy(ctx, inv, name.Application, name)
 	if err != nil {
@@ -205,7 +234,9 @@ func (p *Provider) RemoveUnit(ctx context.Context, name unit.Name) (done Removed
 	if err := durable.MkdirAll(filepath.Dir(done.KeptAt), 0o700); err != nil {
 		return done, err
 	}
-	if err := durable.Rename(p.folder(name), done.KeptAt); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := durable.Rename(p.folder(name), done.KeptAt); errors.Is(err, os.ErrNotExist) {
+		done.KeptAt = "" // the unit was never made
+	} else if err != nil {
 		return done, err
 	}
 	return done, p.forget(name)

@@ -294,10 +294,17 @@ func (c *Client) wrap(step string, err error) error {
 		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded {
-		return fmt.Errorf("%s at %s: no answer in time: %w", step, c.endpoint, err)
+		err = lateError{err}
 	}
 	return fmt.Errorf("%s at %s: %w", step, c.endpoint, err)
 }
+
+// lateError is that time ran out. The library's words for it say no more, and much less plainly.
+type lateError struct{ error }
+
+func (lateError) Error() string { return "no answer in time" }
+
+func (e lateError) Unwrap() error { return e.error }
 
 func fromMembers(list []*pb.Member) []Member {
 	members := make([]Member, 0, len(list))

@@ -60,7 +60,10 @@ type supervised struct{ *service.Child }
 
 func (s supervised) LogTail(lines int) string {
 	tail, err := s.Child.LogTail(lines)
-	return fmt.Sprint(tail, err)
+	if err != nil {
+		return err.Error()
+	}
+	return tail
 }
 
 // newWorld makes a unit without a running etcd.

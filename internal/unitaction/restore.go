@@ -28,6 +28,8 @@ import (
 //
 //	resolve, guard, unpack + check, version, space -> build -> plan -> back up -> guard -> HOLD -> switch -> release -> health -> commit
 //	                                                                                       `------ any failure: put the old data back
+//
+// A cancel counts until the release.
 type restoreAction struct{ *Unit }
 
 const (
@@ -66,6 +68,8 @@ type restoration struct {
 	patient time.Duration
 	// stamp tells what this restore keeps from what others kept.
 	stamp string
+	// late is set when a cancel came after the restored etcd was started.
+	late bool
 }
 
 // untouched is said of every restore that did not get as far as the switch.
@@ -121,10 +125,11 @@ func (a *restoreAction) run(ctx context.Context, call *action.Call) (err error) 
 
 // prepare does everything that can refuse. It writes into the stage and the scratch folder only.
 func (r *restoration) prepare(ctx context.Context) (err error) {
-	if r.source, err = r.resolveSource(r.call); err != nil {
+	// First, for no archive helps where it refuses.
+	if err := r.guardOneUnit(ctx); err != nil {
 		return err
 	}
-	if err := r.guardOneUnit(ctx); err != nil {
+	if r.source, err = r.resolveSource(r.call); err != nil {
 		return err
 	}
 	if err := r.unpack(ctx, &r.source); ctx.Err() != nil {
@@ -275,9 +280,7 @@ func (r *restoration) replace(ctx context.Context) error {
 	}
 	kept, err := r.dir.Switch(r.stamp)
 	if err == nil {
-		r.call.Logf("starting etcd on the restored data")
-		r.Service.Release()
-		err = r.awaitServing(ctx, r.patient, uint64(r.built.ClusterID))
+		err = r.serveRestored(ctx)
 	}
 	if err == nil {
 		err = r.dir.Commit()
@@ -288,6 +291,40 @@ func (r *restoration) replace(ctx context.Context) error {
 	r.tell(kept)
 	return nil
 }
+
+// stopPatience is how long an agent that stops goes on waiting for the restored etcd; who stops it waits little longer.
+const stopPatience = 10 * time.Second
+
+// serveRestored starts etcd on the restored data and waits for it. From then on clients can write to it, and taking it back
+// would lose what it has acknowledged: a cancel comes too late, and only an etcd that does not serve in time is an error.
+func (r *restoration) serveRestored(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // nobody has seen the restored data
+	}
+	r.call.Logf("starting etcd on the restored data")
+	waiting, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(nil)
+	noticed := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		defer close(noticed)
+		if r.late = errors.Is(context.Cause(ctx), action.ErrCancelled); r.late {
+			r.call.Logf("%s: etcd was started on the restored data already; what it does not serve within %s is taken back", tooLate, r.patient)
+			return
+		}
+		// The agent stops.
+		timer := time.AfterFunc(stopPatience, func() { giveUp(context.Cause(ctx)) })
+		context.AfterFunc(waiting, func() { timer.Stop() })
+	})
+	r.Service.Release()
+	err := r.awaitServing(waiting, r.patient, uint64(r.built.ClusterID))
+	if !unhook() {
+		<-noticed
+	}
+	return err
+}
+
+// tooLate is said of a cancel after the start of the restored etcd.
+const tooLate = "the cancel came too late"
 
 // awaitServing waits until etcd answers with a quorum, as the cluster with that id; 0 is any cluster.
 func (u *Unit) awaitServing(ctx context.Context, patient time.Duration, cluster uint64) error {
@@ -345,12 +382,21 @@ func (u *Unit) listens(ctx context.Context) error {
 
 // putBack undoes a switch after a failure and says in the error how that went. It goes on although ctx was cancelled.
 func (r *restoration) putBack(ctx context.Context, failure error) error {
-	said := r.Service.LogTail(3)
+	said := plainLog(r.Service.LogTail(3))
 	r.call.Logf("putting the old data back: %v", failure)
+	cancelled := errors.Is(failure, action.ErrCancelled)
+	agentStops := ctx.Err() != nil && !errors.Is(context.Cause(ctx), action.ErrCancelled)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)
 	defer cancel()
 	outcome := func(format string, args ...any) error {
-		return &action.OutcomeError{Err: fmt.Errorf("restored etcd failed: %w", failure), Outcome: fmt.Sprintf(format, args...)}
+		err := failure
+		if !cancelled {
+			err = fmt.Errorf("restored etcd failed: %w", failure)
+		}
+		if r.late {
+			err = fmt.Errorf("%w; %s to stop it before that", err, tooLate)
+		}
+		return &action.OutcomeError{Err: err, Outcome: fmt.Sprintf(format, args...)}
 	}
 	if err := r.Service.Hold(ctx); err != nil {
 		return outcome("and it could not be stopped, so the old data is not back yet: %v", err)
@@ -364,11 +410,17 @@ func (r *restoration) putBack(ctx context.Context, failure error) error {
 	if found != datadir.RolledBack {
 		back = untouched
 	}
-	if r.plan.Live != nil {
+	switch {
+	case agentStops:
+		return outcome("%s, and etcd starts on it with the agent", back) // whoever starts an etcd here has ended
+	case r.plan.Live != nil:
 		if err := r.awaitServing(ctx, rollBackTimeout, 0); err != nil {
 			return outcome("%s, but etcd does not serve it: %v", back, err)
 		}
-		return outcome("%s and is served again; etcd had said: %s", back, said)
+		back += " and is served again"
+	}
+	if cancelled {
+		return outcome("%s", back)
 	}
 	return outcome("%s; etcd had said: %s", back, said)
 }
@@ -392,6 +444,9 @@ func (r *restoration) tell(kept datadir.Kept) {
 	set("old-data", r.inUnit(kept.Member))
 	set("old-wal", r.inUnit(kept.WAL))
 	set("dropped-alarms", strings.Join(r.built.DroppedAlarms, ", "))
+	if r.late {
+		r.plan.Notes = append(r.plan.Notes, tooLate+": etcd had been started on the restored data")
+	}
 	set("note", strings.Join(r.plan.Notes, "; "))
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/action"
+	"github.com/holdfast-project/holdfast/internal/datadir"
 	"github.com/holdfast-project/holdfast/internal/etcdtest/keyspace"
 	"github.com/holdfast-project/holdfast/internal/etcdtest/kubeload"
 	"github.com/holdfast-project/holdfast/internal/restore"
@@ -25,6 +26,7 @@ import (
 type faulty struct {
 	Service
 	hold    error  // what Hold says instead of holding
+	held    func() // what happens once it holds
 	release func() // what Release does instead, once
 }
 
@@ -32,7 +34,11 @@ func (f *faulty) Hold(ctx context.Context) error {
 	if f.hold != nil {
 		return f.hold
 	}
-	return f.Service.Hold(ctx)
+	err := f.Service.Hold(ctx)
+	if f.held != nil {
+		f.held()
+	}
+	return err
 }
 
 func (f *faulty) Release() {
@@ -138,9 +144,9 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		"longer":                 {map[string]any{"path": bad["longer"]}, nil, "restore refused: "},
 		"bad side file":          {map[string]any{"path": bad["empty"]}, nil, `read side file "/srv/empty.json"`},
 		"text":                   {map[string]any{"path": bad["text"]}, nil, "restore refused: neither a snapshot archive nor an etcd backend file"},
-		"relative":               {map[string]any{"path": "srv/whole"}, nil, `path must be an absolute path, given "srv/whole"`},
-		"not there":              {map[string]any{"path": "/none"}, nil, `restore refused: no archive "/none" on unit etcd/0`},
-		"a folder":               {map[string]any{"path": "/srv"}, nil, `find archive: "/srv" is not a regular file`},
+		"relative":               {map[string]any{"path": "srv/whole"}, nil, `path must be an absolute path, given "srv/whole": a path is one inside the unit's root `},
+		"not there":              {map[string]any{"path": "/none"}, nil, `restore refused: no archive "/none" on unit etcd/0: a path is one inside the unit's root ` + w.Record.Root + "; scp FILE etcd/0: brings a file to /home/ubuntu, attach-resource etcd snapshot=FILE needs no path"},
+		"a folder":               {map[string]any{"path": "/srv"}, nil, `restore refused: "/srv" on unit etcd/0 is a folder; path is that of an archive file in it`},
 		"a link out":             {map[string]any{"path": "/srv/link"}, nil, "find archive: "},
 		"out by dots":            {map[string]any{"path": "/../../../../etc/passwd"}, nil, "restore refused: no archive "},
 		"newer":                  {map[string]any{"source-version": "3.8"}, nil, "restore refused: "},
@@ -150,6 +156,7 @@ func checkRefused(t *testing.T, w *world, archive []byte) {
 		"relative target":        {map[string]any{"target": "x"}, nil, "target must be an absolute path"},
 		"a target that is none":  {map[string]any{"target": "/srv/whole"}, nil, "archive the present data: "},
 		"three units": {nil, func() {
+			w.attached = "" // the units come first
 			w.ApplicationUnits = func() ([]unit.Name, error) {
 				return []unit.Name{{Application: "etcd"}, {Application: "etcd", Number: 1}, {Application: "etcd", Number: 2}}, nil
 			}
@@ -199,10 +206,10 @@ func checkUndone(t *testing.T, w *world) {
 	}
 
 	before = w.fingerprint(t, false)
-	undone := func(name string, ctx context.Context, want string) {
+	undone := func(name string, ctx context.Context, begin, end string) {
 		t.Helper()
 		call, err := w.run(ctx, "restore", skip)
-		if err == nil || !strings.HasPrefix(err.Error(), "restored etcd failed: "+want) || !strings.Contains(err.Error(), "the old data was put back and is served again; etcd had said: ") {
+		if err == nil || !strings.HasPrefix(err.Error(), begin) || !strings.Contains(err.Error(), end) || strings.Contains(err.Error(), `{"level"`) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if len(call.Results()) != 0 || w.get(t, "old") != "data" {
@@ -212,17 +219,76 @@ func checkUndone(t *testing.T, w *world) {
 			t.Errorf("%s: before\n%s\nafter\n%s", name, before, after)
 		}
 	}
+	const failed, back = "restored etcd failed: it did not serve within 2s: ", "; the old data was put back and is served again; etcd had said: "
 	w.Service = &faulty{Service: real, release: func() {}}
-	undone("etcd does not start", t.Context(), "it did not serve within 2s: ")
+	undone("etcd does not start", t.Context(), failed, back)
 	ctx, cancel := context.WithCancelCause(t.Context())
+	w.Service = &faulty{Service: real, held: func() { cancel(action.ErrCancelled) }}
+	undone("cancelled before etcd is started", ctx, "cancelled on request; the old data was put back and is served again", "")
+	ctx, cancel = context.WithCancelCause(t.Context())
 	w.Service = &faulty{Service: real, release: func() { cancel(action.ErrCancelled) }}
-	undone("cancelled", ctx, action.ErrCancelled.Error())
+	undone("cancelled when etcd was started, which does not serve", ctx, failed, "; the cancel came too late to stop it before that"+back)
 	// The new data is spoilt in the moment before etcd starts on it.
 	w.Service = &faulty{Service: real, release: func() {
 		must(t, os.Truncate(filepath.Join(w.Record.DataDir, "member", "snap", "db"), 100))
 		real.Release()
 	}}
-	undone("etcd dies", t.Context(), "it did not serve within 2s: ")
+	undone("etcd dies", t.Context(), failed, back)
+}
+
+// TestCancelAfterTheStart cancels a restore when its etcd was started: clients may have written to it, and what they wrote
+// stays. The same holds for the agent's stop.
+func TestCancelAfterTheStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "3.7").serve(t)
+	w.put(t, "old", "data")
+	archive := get(t, w.do(t, "snapshot", nil), "snapshot.path")
+	w.put(t, "old", "changed")
+	real := w.Service
+	for name, tt := range map[string]struct {
+		cause error
+		note  string
+	}{
+		"cancelled":       {action.ErrCancelled, "the cancel came too late: etcd had been started on the restored data"},
+		"the agent stops": {errors.New("the agent stops"), ""},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w.Service = &faulty{Service: real, release: func() {
+			real.Release()
+			must(t, w.awaitServing(t.Context(), time.Minute, 0))
+			w.put(t, "written", name)
+			cancel(tt.cause)
+		}}
+		call, err := w.run(ctx, "restore", map[string]any{"path": archive, "skip-backup": true})
+		must(t, err)
+		if w.get(t, "written") != name || w.get(t, "old") != "data" {
+			t.Errorf("%s: written is %q, old is %q", name, w.get(t, "written"), w.get(t, "old"))
+		}
+		if note, _ := call.Results().Get("restore.note"); note != tt.note {
+			t.Errorf("%s: note %q, want %q", name, note, tt.note)
+		}
+		if pending, err := mustDir(t, w).Pending(); pending || err != nil {
+			t.Errorf("%s: not committed: %v", name, err)
+		}
+	}
+}
+
+func mustDir(t *testing.T, w *world) datadir.Dir {
+	t.Helper()
+	dir, err := datadir.At(w.Record.DataDir, w.Record.WALDir)
+	must(t, err)
+	return dir
+}
+
+func TestPlainLog(t *testing.T) {
+	t.Parallel()
+	const said = `{"level":"fatal","ts":"2026-11-22T18:15:27Z","caller":"x.go:1","msg":"discovery failed","error":"no such member","more":1}
+killed {"level"
+{"level":"info","msg":"closing"}`
+	const want = "fatal: discovery failed: no such member\nkilled {\"level\"\ninfo: closing"
+	if got := plainLog(said); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 func checkRestored(t *testing.T, w *world, want keyspace.State) {

@@ -54,6 +54,9 @@ func (a *snapshotAction) Run(ctx context.Context, call *action.Call) error {
 	default:
 		return errors.New("keys-version must be either v2 or v3")
 	}
+	if err != nil && ctx.Err() != nil {
+		return &action.OutcomeError{Err: err, Outcome: noArchive}
+	}
 	if err != nil {
 		return err
 	}
@@ -70,6 +73,9 @@ func (a *snapshotAction) Run(ctx context.Context, call *action.Call) error {
 	call.Set("copy.cmd", copyCommand(call.Program, call.Unit, made.path))
 	return nil
 }
+
+// noArchive is said of a snapshot that was cancelled, or cut off by the agent's stop.
+const noArchive = "no archive was left"
 
 // noteNoQuorum is the note of a snapshot that is right, and perhaps not the newest state of the cluster.
 const noteNoQuorum = "etcd has no quorum: the snapshot holds what this member has heard of, and may be behind what others had"
@@ -150,6 +156,9 @@ func (u *Unit) saveBackend(ctx context.Context, call *action.Call, folder, prefi
 func (u *Unit) status(ctx context.Context, client *member.Client) (member.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
+	if err := member.Listens(ctx, u.Record.ClientURLs[0]); err != nil {
+		return member.Status{}, fmt.Errorf("read status at %s: etcd of this unit takes no clients: %w", u.Record.ClientURLs[0], errors.Unwrap(err))
+	}
 	return client.Status(ctx)
 }
 

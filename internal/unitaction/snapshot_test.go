@@ -186,7 +186,7 @@ func checkCancel(t *testing.T, w *world) {
 		parts = len(found)
 	}
 	cancel(action.ErrCancelled)
-	if err := <-done; !errors.Is(err, action.ErrCancelled) {
+	if err := <-done; !errors.Is(err, action.ErrCancelled) || !strings.HasSuffix(err.Error(), "; no archive was left") {
 		t.Error(err)
 	}
 	if after := fmt.Sprint(w.files(t)); after != before {

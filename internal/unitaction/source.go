@@ -18,6 +18,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/archivefile"
+	"github.com/holdfast-project/holdfast/internal/config"
 	"github.com/holdfast-project/holdfast/internal/datadir"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/restore"
@@ -86,18 +87,21 @@ const resourceSnapshot = "snapshot"
 func (u *Unit) fileSource(given, want string) (source, error) {
 	relative, err := inRoot("path", given)
 	if err != nil {
-		return source{}, err
+		return source{}, fmt.Errorf("%w: %s", err, u.whereArchives())
 	}
 	s := source{name: given, wantSHA256: want, open: func() (*os.File, error) { return u.Root.Open(relative) }}
 	info, err := u.Root.Stat(relative)
 	if errors.Is(err, fs.ErrNotExist) {
-		return source{}, fmt.Errorf("restore refused: no archive %q on unit %s", given, u.Name)
+		return source{}, fmt.Errorf("restore refused: no archive %q on unit %s: %s", given, u.Name, u.whereArchives())
 	}
 	if err != nil {
 		return source{}, fmt.Errorf("find archive: %w", err)
 	}
+	if info.IsDir() {
+		return source{}, fmt.Errorf("restore refused: %q on unit %s is a folder; path is that of an archive file in it", given, u.Name)
+	}
 	if !info.Mode().IsRegular() {
-		return source{}, fmt.Errorf("find archive: %q is not a regular file", given)
+		return source{}, fmt.Errorf("restore refused: %q on unit %s is not a regular file", given, u.Name)
 	}
 	side, found, err := archivefile.ReadSideFile(given, func() ([]byte, error) { return u.Root.ReadFile(relative + archivefile.SideSuffix) })
 	if err != nil {
@@ -107,6 +111,12 @@ func (u *Unit) fileSource(given, want string) (source, error) {
 		s.wantSHA256, s.version = side.SHA256, side.EtcdVersion
 	}
 	return s, nil
+}
+
+// whereArchives helps who took a path of the unit for one of a machine.
+func (u *Unit) whereArchives() string {
+	return fmt.Sprintf("a path is one inside the unit's root %s; scp FILE %s: brings a file to %s, attach-resource %s snapshot=FILE needs no path",
+		u.Record.Root, u.Name, config.DefaultFiles, u.Name.Application)
 }
 
 // unpack reads the archive once: it is summed, its names are checked, its backend is checked page by page, its other files
