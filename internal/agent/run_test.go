@@ -173,7 +173,7 @@ func checkRunningAction(t *testing.T, f *fixture, stop, start func()) {
 	if after := f.healthy(t); after.Etcd.PID != before.Etcd.PID {
 		t.Errorf("etcd was process %d, is %d", before.Etcd.PID, after.Etcd.PID)
 	}
-	if task, err = client.Task(t.Context(), task.ID, 0); err != nil || task.Status != action.Failed || task.Message != "agent stopped while the action ran" {
+	if task, err = client.Task(t.Context(), task.ID, 0); err != nil || task.Status != action.Failed || task.Message != "agent stopped while the action ran: no archive was left" {
 		t.Errorf("the stopped task is %s, %q: %v", task.Status, task.Message, err)
 	}
 	if waiting, err = client.Task(t.Context(), waiting.ID, api.LongestWait); err != nil || waiting.Status != action.Completed {

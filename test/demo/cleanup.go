@@ -30,6 +30,11 @@ func (d *demo) cleanUp(ctx context.Context, done bool) error {
 	applications, err := d.applications()
 	for _, application := range applications {
 		_, failed := d.run(ctx, "holdfast destroy "+application+" --yes")
+		for range 3 {
+			if errors.Is(failed, errStruck) {
+				_, failed = d.run(ctx, "holdfast destroy "+application+" --yes")
+			}
+		}
 		err = errors.Join(err, failed)
 	}
 	err = errors.Join(err, d.killRest(ctx))

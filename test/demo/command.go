@@ -60,6 +60,10 @@ func (d *demo) runRefused(ctx context.Context, line string) (string, error) {
 	return output, err
 }
 
+// errStruck means that a command ended by a signal. One that is sent to the group of the demo can hit a command that was
+// started just now, before it has a group of its own.
+var errStruck = errors.New("a signal ended it")
+
 // shell gives a line to sh, as if it was pasted into a terminal, and gives all that it printed and its exit code. The
 // output also goes to show as it comes.
 func (d *demo) shell(ctx context.Context, line string, show io.Writer) (output string, code int, err error) {
@@ -80,6 +84,8 @@ func (d *demo) shell(ctx context.Context, line string, show io.Writer) (output s
 		return all.String(), 0, context.Cause(ctx)
 	case errors.As(err, &exit) && exit.Exited():
 		return all.String(), exit.ExitCode(), nil
+	case errors.As(err, &exit):
+		return all.String(), 0, fmt.Errorf("run %q: %w: %w", line, errStruck, err)
 	case err != nil:
 		return all.String(), 0, fmt.Errorf("run %q: %w", line, err)
 	}
