@@ -147,6 +147,12 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 	if err != nil {
 		return err
 	}
+	for _, v := range verifications {
+		// What only could not be read may be the proof that keeps a snapshot.
+		if v.Err != nil && !errors.Is(v.Err, repository.ErrForged) {
+			return v.Err
+		}
+	}
 	pins, err := repo.PinsOf(ctx, cluster)
 	if err != nil {
 		return err

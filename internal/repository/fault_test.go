@@ -266,3 +266,41 @@ func TestNoDeleteNeeded(t *testing.T) {
 		t.Errorf("%d deletes", n)
 	}
 }
+
+// TestPinUnderFaults: a store that does not answer is an error, and no number that is taken.
+func TestPinUnderFaults(t *testing.T) {
+	f := newFaulty(t)
+	m, err := f.tryAdd(t.Context(), "prod", "", backend(t, 0))
+	must(t, err)
+	f.faults.Add(faultstore.Fault{On: faultstore.Open, Name: "clusters/prod/pins/", Do: faultstore.Fail, Times: -1})
+	if err := f.through(false).SetPin(t.Context(), f.writer, m.Point(), true, ""); !errors.Is(err, faultstore.ErrInjected) {
+		t.Errorf("pin: %v", err)
+	}
+	f.faults.Clear()
+	must(t, f.through(false).SetPin(t.Context(), f.writer, m.Point(), true, "why"))
+}
+
+// TestRevokeUnderFaults: what could not be read when a key is revoked is not rejected for ever; nothing is revoked then.
+func TestRevokeUnderFaults(t *testing.T) {
+	f := newFaulty(t)
+	m, err := f.tryAdd(t.Context(), "prod", "", backend(t, 0))
+	must(t, err)
+	reads, _, err := f.Snapshots(t.Context(), "prod")
+	must(t, err)
+	_, err = f.RecordVerification(t.Context(), f.writer, reads[0], Verification{Started: time.Now(), Level: LevelChecksum, Passed: true})
+	must(t, err)
+	must(t, f.SetPin(t.Context(), f.writer, m.Point(), true, "why"))
+	key := f.writer.Public().Fingerprint()
+	for _, name := range []string{"clusters/prod/manifests/", "clusters/prod/verifications/", "clusters/prod/pins/"} {
+		f.faults.Add(faultstore.Fault{On: faultstore.Open, Name: name, Do: faultstore.Fail})
+		if _, err := f.through(false).Revoke(t.Context(), f.root, key, false); !errors.Is(err, faultstore.ErrInjected) {
+			t.Errorf("%s cannot be read: %v", name, err)
+		}
+		f.faults.Clear()
+	}
+	accepted, err := f.through(false).Revoke(t.Context(), f.root, key, false)
+	must(t, err)
+	if accepted != 3 {
+		t.Errorf("%d objects stay believed, want 3", accepted)
+	}
+}

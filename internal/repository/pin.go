@@ -104,8 +104,11 @@ func (r *Repository) SetPin(ctx context.Context, w *Writer, p Point, pinned bool
 	}
 	for number := 1; ; number++ {
 		earlier := r.pin(ctx, p.Cluster, p.ID, number)
-		if earlier.Err == nil || !errors.Is(earlier.Err, store.ErrNotFound) {
-			continue
+		switch {
+		case earlier.Err == nil, errors.Is(earlier.Err, ErrForged):
+			continue // the number is taken
+		case !errors.Is(earlier.Err, store.ErrNotFound):
+			return fail(earlier.Err)
 		}
 		signed, err := sign(Pin{
 			Format: pinFormat, Repository: r.document.Repository, Cluster: p.Cluster, Snapshot: p.ID, Number: number,

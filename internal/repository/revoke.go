@@ -68,7 +68,8 @@ func (r *Repository) Revoke(ctx context.Context, root Key, f Fingerprint, reject
 	return len(v.Accepted), nil
 }
 
-// signedBy gives the sha256 of all manifests, verifications and records of removals that a key signed, sorted.
+// signedBy gives the sha256 of all manifests, verifications, pins and records of removals that a key signed, sorted. One that
+// only could not be read is an error: left out, it would never be believed again.
 func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, error) {
 	sums := []string{}
 	clusters, err := r.Clusters(ctx)
@@ -81,6 +82,9 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 			return nil, err
 		}
 		for _, read := range reads {
+			if err := r.knownBad(ctx, read); err != nil {
+				return nil, err
+			}
 			if read.Err == nil && read.Manifest.Signer == f {
 				sums = append(sums, read.SHA256)
 			}
@@ -90,6 +94,9 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 			return nil, err
 		}
 		for _, v := range verifications {
+			if unread(v.Err) {
+				return nil, v.Err
+			}
 			if v.Err == nil && v.Verification.Signer == f {
 				sums = append(sums, v.SHA256)
 			}
@@ -99,6 +106,9 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 			return nil, err
 		}
 		for _, pin := range pins {
+			if unread(pin.Err) {
+				return nil, pin.Err
+			}
 			if pin.Err == nil && pin.Pin.Signer == f {
 				sums = append(sums, pin.SHA256)
 			}
@@ -109,6 +119,9 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 		return nil, err
 	}
 	for _, removal := range removals {
+		if unread(removal.Err) {
+			return nil, removal.Err
+		}
 		if removal.Err == nil && removal.Removal.Signer == f {
 			sums = append(sums, removal.SHA256)
 		}
@@ -116,6 +129,9 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 	slices.Sort(sums)
 	return sums, nil
 }
+
+// unread tells whether an object only could not be read, and may well be right.
+func unread(err error) bool { return err != nil && !errors.Is(err, ErrForged) }
 
 // revocation gives what the root key said of the end of a key, nil when nothing. That all of it is rejected counts before what
 // was accepted once. What only claims to be a revocation is not one: it must not keep anybody from reading.

@@ -216,7 +216,7 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 		return h, err
 	}
 	for _, removal := range removals {
-		if removal.Err != nil && !errors.Is(removal.Err, ErrForged) {
+		if unread(removal.Err) {
 			return h, removal.Err
 		}
 		for _, gone := range removal.Removal.Snapshots {
@@ -231,10 +231,7 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 // knownBad gives an error unless a manifest was read, or is certain to be rubbish: one that only could not be read may be the
 // last one of this host, and its number must not be given again.
 func (r *Repository) knownBad(ctx context.Context, read Read) error {
-	if read.Err == nil {
-		return nil
-	}
-	if !errors.Is(read.Err, ErrForged) {
+	if read.Err == nil || unread(read.Err) {
 		return read.Err
 	}
 	name := read.Point.manifestName()
