@@ -65,11 +65,7 @@ func (a *createBackup) Run(ctx context.Context, call *action.Call) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, client := range clients {
-			_ = client.Close() // only read from
-		}
-	}()
+	defer func() { _ = closeAll(clients) }() // only read from
 	var told *transferProgress
 	manifest, err := backup.Run(ctx, vault.Repository, vault.Writer, clients, backup.Options{
 		Cluster: vault.Cluster, Rate: pace, NewTimeline: call.Params.Bool("new-timeline"), CASHA256: vault.CASHA256, RetainUntil: until,
@@ -146,11 +142,19 @@ func (u *Unit) dialAll(ctx context.Context) ([]*member.Client, error) {
 		}
 		client, err := member.Dial(m.ClientURLs[0], u.TLS)
 		if err != nil {
-			return nil, errors.Join(err, own.Close())
+			return nil, errors.Join(err, closeAll(clients))
 		}
 		clients = append(clients, client)
 	}
 	return clients, nil
+}
+
+func closeAll(clients []*member.Client) error {
+	var failed []error
+	for _, client := range clients {
+		failed = append(failed, client.Close())
+	}
+	return errors.Join(failed...)
 }
 
 type listBackups struct{ *Unit }

@@ -188,10 +188,16 @@ const benchPrefix = "verify-"
 
 // openBench makes a folder below scratch, after it has removed those that a killed process left, and sees to it that there
 // is space.
-func openBench(scratch string, m repository.Manifest) (*bench, error) {
+func openBench(scratch string, m repository.Manifest) (_ *bench, err error) {
 	if err := durable.MkdirAll(scratch, 0o700); err != nil {
 		return nil, err
 	}
+	// Nobody may take a bench that was made and is not held yet for one that was left.
+	release, err := durable.Lock(filepath.Join(scratch, ".lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	if err := sweepBenches(scratch); err != nil {
 		return nil, err
 	}
@@ -208,7 +214,6 @@ func openBench(scratch string, m repository.Manifest) (*bench, error) {
 	if err := os.Mkdir(b.folder, 0o700); err != nil {
 		return nil, err
 	}
-	var err error
 	if b.release, err = durable.TryLock(b.lock()); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(b.folder))
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-project/holdfast/internal/backup"
 	"github.com/holdfast-project/holdfast/internal/etcdproc"
@@ -93,9 +94,9 @@ func newWorld(t *testing.T, version string, fill func(*etcdtest.Server)) *world 
 func (w *world) run(t *testing.T, level repository.Level) (Result, error) {
 	t.Helper()
 	result, err := Run(t.Context(), w.Repository, w.read, level, w.options)
-	entries, readErr := os.ReadDir(w.options.Scratch)
-	if readErr != nil && !errors.Is(readErr, os.ErrNotExist) || len(entries) > 0 {
-		t.Errorf("left in scratch: %v, %v", entries, readErr)
+	left, globErr := filepath.Glob(filepath.Join(w.options.Scratch, benchPrefix+"*"))
+	if globErr != nil || len(left) > 0 {
+		t.Errorf("left in scratch: %v, %v", left, globErr)
 	}
 	return result, err
 }
@@ -299,6 +300,22 @@ func TestDamage(t *testing.T) {
 	if err != nil || !result.Passed {
 		t.Errorf("after all: %+v, %v", result, err)
 	}
+}
+
+// TestManyAtOnce: benches that are just made are not taken for what a killed process left.
+func TestManyAtOnce(t *testing.T) {
+	scratch := t.TempDir()
+	var group errgroup.Group
+	for range 200 {
+		group.Go(func() error {
+			b, err := openBench(scratch, repository.Manifest{})
+			if err != nil {
+				return err
+			}
+			return b.close()
+		})
+	}
+	must(t, group.Wait())
 }
 
 type writerFunc func()

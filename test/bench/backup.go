@@ -70,8 +70,8 @@ func (v *vault) stored() (string, error) {
 	return filepath.Join(v.folder, manifest.Object.Name), nil
 }
 
-// forget removes the data of the last backup, so that the disk is as full as before. Its manifest stays.
-func (v *vault) forget() error {
+// drop removes the data of the last backup, so that the disk is as full as before. Its manifest stays.
+func (v *vault) drop() error {
 	object, err := v.stored()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -90,8 +90,8 @@ func backupSpeed(ctx context.Context, l *lab, r *report) error {
 		return err
 	}
 	err = l.alternate(ctx, r, []work{
-		{name: "holdfast", do: func(f figures) error { return v.backup(ctx, d, f, "--max-rate", "0") }, clean: v.forget},
-		{name: "fast", do: func(f figures) error { return v.backup(ctx, d, f, "--max-rate", "0", "--compression", "fast") }, clean: v.forget},
+		{name: "holdfast", do: func(f figures) error { return v.backup(ctx, d, f, "--max-rate", "0") }, clean: v.drop},
+		{name: "fast", do: func(f figures) error { return v.backup(ctx, d, f, "--max-rate", "0", "--compression", "fast") }, clean: v.drop},
 		{name: "etcdctl", do: func(f figures) error { return d.withServer(f, func() error { return l.save(ctx, d, f) }) }, clean: d.removeArchives},
 		{name: "by hand", do: func(f figures) error { return l.snapshotByHand(ctx, d, f) }, clean: d.removeArchives},
 	})
@@ -121,7 +121,7 @@ func backupMemory(ctx context.Context, l *lab, r *report) error {
 		if err != nil {
 			return err
 		}
-		sides = append(sides, work{name: size.name, clean: v.forget, do: func(f figures) error {
+		sides = append(sides, work{name: size.name, clean: v.drop, do: func(f figures) error {
 			return v.backup(ctx, d, f, "--max-rate", "0", "--cluster", size.name)
 		}})
 	}
@@ -143,7 +143,7 @@ func backupLatency(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	return l.latency(ctx, r, d, work{do: func(f figures) error { return v.backup(ctx, d, f) }, clean: v.forget}, 0.4)
+	return l.latency(ctx, r, d, work{do: func(f figures) error { return v.backup(ctx, d, f) }, clean: v.drop}, 0.4)
 }
 
 // madeBackup makes one backup of a usual database, and destroys the database.
