@@ -32,6 +32,8 @@ type listed struct {
 	Verified string              `json:"verified,omitempty"`
 	Level    repository.Level    `json:"level,omitempty"`
 	Pinned   bool                `json:"pinned"`
+	// PinReason is what the person said who pinned it.
+	PinReason string `json:"pin-reason,omitempty"`
 	// Keys are the ids of the recipients that can read it; OldKeys tells that none of them is one of now.
 	Keys    []string `json:"keys"`
 	OldKeys bool     `json:"old-keys"`
@@ -192,7 +194,9 @@ func listCluster(ctx context.Context, repo *repository.Repository, cluster strin
 	}
 	for _, read := range reads {
 		one := listedOf(read, repository.ProofOf(read, bySnapshot[read.Point.ID]))
-		one.Pinned = pins[read.Point.ID].Pin.Pinned
+		if pin := pins[read.Point.ID].Pin; pin.Pinned {
+			one.Pinned, one.PinReason = true, pin.Reason
+		}
 		one.OldKeys = len(one.Keys) > 0 && !slices.ContainsFunc(one.Keys, func(id string) bool { return slices.Contains(recipients, id) })
 		switch {
 		case read.Err != nil:
