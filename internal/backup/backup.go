@@ -110,6 +110,7 @@ var errMember = errors.New("its snapshot failed")
 
 // from backs up one member.
 func from(ctx context.Context, repo *repository.Repository, writer *repository.Writer, c Candidate, timeline repository.Timeline, opts Options) (repository.Manifest, error) {
+	catchUp(ctx, c)
 	stream, err := capture.Open(ctx, c.Client, opts.Rate)
 	if err != nil {
 		return repository.Manifest{}, fmt.Errorf("%w: %w", errMember, err)
@@ -135,6 +136,18 @@ func from(ctx context.Context, repo *repository.Repository, writer *repository.W
 			Endpoint: c.Client.Endpoint(), EtcdVersion: c.Status.Version, CASHA256: opts.CASHA256, Role: c.Role,
 		},
 	})
+}
+
+// catchUp brings the member to everything that the cluster had acknowledged before the backup began, as a follower may be a
+// moment behind: a read through the leader waits for that. Where there is no quorum there is no such read, and what the
+// member has is better than nothing.
+func catchUp(ctx context.Context, c Candidate) {
+	if c.Status.Leader == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	_ = c.Client.Probe(ctx)
 }
 
 // transfer copies the stream and checks it.

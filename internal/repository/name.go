@@ -53,9 +53,10 @@ func CheckTimeline(text string) error {
 
 func newTimeline() Timeline { return Timeline(randomHex(8)) }
 
-// ID names one snapshot within its cluster: when its backup began and 8 random digits.
+// ID names one snapshot within its cluster: when its backup began, so that ids sort by time, and what tells it from others.
 type ID struct {
-	Time   time.Time // UTC, whole seconds
+	Time time.Time // UTC, whole seconds
+	// Random is 8 hexadecimal digits: 4 of the part of the second, in 65536ths, and 4 random ones. Readers take any digits.
 	Random string
 }
 
@@ -65,7 +66,9 @@ const (
 )
 
 func newID(now time.Time) ID {
-	return ID{Time: now.UTC().Truncate(time.Second), Random: randomHex(4)}
+	now = now.UTC()
+	part := uint64(now.Nanosecond()) << 16 / uint64(time.Second)
+	return ID{Time: now.Truncate(time.Second), Random: fmt.Sprintf("%04x", part) + randomHex(2)}
 }
 
 // String is the form in names of objects: "20261125T170102Z-1f3a9c20".

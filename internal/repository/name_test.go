@@ -56,6 +56,19 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestIDsSort: two snapshots of one second have an order.
+func TestIDsSort(t *testing.T) {
+	at := time.Date(2026, 11, 25, 17, 1, 2, 0, time.UTC)
+	before := ID{}
+	for _, part := range []time.Duration{0, 20 * time.Microsecond, time.Millisecond, 999_999_999, time.Second} {
+		id := newID(at.Add(part))
+		if parsed, err := parseID(id.String()); err != nil || parsed != id || id.compare(before) <= 0 {
+			t.Errorf("after %s: %s is not after %s, or read as %s, %v", part, id, before, parsed, err)
+		}
+		before = id
+	}
+}
+
 // TestOrder does not believe clocks within a timeline.
 func TestOrder(t *testing.T) {
 	at := func(second int) ID {

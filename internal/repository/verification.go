@@ -42,7 +42,7 @@ func Levels() []Level {
 type Verification struct {
 	Format     string `json:"format"`
 	Repository string `json:"repository"`
-	// ID is when it began and 8 random digits.
+	// ID tells when it began.
 	ID       ID     `json:"id"`
 	Cluster  string `json:"cluster"`
 	Snapshot ID     `json:"snapshot"`

@@ -179,8 +179,8 @@ func uncomparable(m repository.Manifest, report Report) string {
 
 // bench is a folder for one look at a snapshot. Everything in it is readable, and goes.
 type bench struct {
-	folder  string
-	release func() error
+	scratch, folder string
+	release         func() error
 }
 
 // benchPrefix begins the names of benches.
@@ -192,8 +192,8 @@ func openBench(scratch string, m repository.Manifest) (_ *bench, err error) {
 	if err := durable.MkdirAll(scratch, 0o700); err != nil {
 		return nil, err
 	}
-	// Nobody may take a bench that was made and is not held yet for one that was left.
-	release, err := durable.Lock(filepath.Join(scratch, ".lock"))
+	// Nobody may take a bench that was made and is not held yet, or is about to go, for one that was left.
+	release, err := lockBenches(scratch)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func openBench(scratch string, m repository.Manifest) (_ *bench, err error) {
 	if need > free {
 		return nil, fmt.Errorf("no space left in %q for the snapshot: it needs %s, %s are free", scratch, humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
 	}
-	b := &bench{folder: filepath.Join(scratch, benchPrefix+rand.Text())}
+	b := &bench{scratch: scratch, folder: filepath.Join(scratch, benchPrefix+rand.Text())}
 	if err := os.Mkdir(b.folder, 0o700); err != nil {
 		return nil, err
 	}
@@ -218,6 +218,11 @@ func openBench(scratch string, m repository.Manifest) (_ *bench, err error) {
 		return nil, errors.Join(err, os.RemoveAll(b.folder))
 	}
 	return b, nil
+}
+
+// lockBenches is held by whoever makes or removes a bench below scratch.
+func lockBenches(scratch string) (release func() error, err error) {
+	return durable.Lock(filepath.Join(scratch, ".lock"))
 }
 
 // sweepBenches removes folders that nobody holds: their process is gone.
@@ -247,7 +252,13 @@ func (b *bench) backend() string { return filepath.Join(b.folder, "backend") }
 func (b *bench) data() string    { return filepath.Join(b.folder, "data") }
 func (b *bench) run() string     { return filepath.Join(b.folder, "run") }
 
-func (b *bench) close() error { return errors.Join(os.RemoveAll(b.folder), b.release()) }
+func (b *bench) close() error {
+	release, err := lockBenches(b.scratch)
+	if err != nil {
+		return errors.Join(err, b.release())
+	}
+	return errors.Join(os.RemoveAll(b.folder), b.release(), release())
+}
 
 func (b *bench) fetch(ctx context.Context, repo *repository.Repository, m repository.Manifest, o Options) (info snapshot.Info, err error) {
 	out, err := os.OpenFile(b.backend(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
