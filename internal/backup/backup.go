@@ -40,9 +40,9 @@ type Options struct {
 // Event is something that happened on the way. Exactly one of its fields is set.
 type Event struct {
 	// Chosen is the member whose backend is read from here on.
-	Chosen *Candidate
+	Chosen *member.Candidate
 	// Skipped is a member that was not taken, and Why.
-	Skipped *Candidate
+	Skipped *member.Candidate
 	// PassedOver is why an earlier snapshot cannot be believed, so that this backup is not compared with it.
 	PassedOver error
 	// Gone is how many manifests this host has signed in a repository that holds none any more.
@@ -73,7 +73,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 			opts.Observe(Event{Gone: seen})
 		}
 	}
-	candidates, skipped, err := rank(ctx, clients)
+	candidates, skipped, err := member.Choose(ctx, clients)
 	for i := range skipped {
 		opts.Observe(Event{Skipped: &skipped[i]})
 	}
@@ -109,7 +109,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 var errMember = errors.New("its snapshot failed")
 
 // from backs up one member.
-func from(ctx context.Context, repo *repository.Repository, writer *repository.Writer, c Candidate, timeline repository.Timeline, opts Options) (repository.Manifest, error) {
+func from(ctx context.Context, repo *repository.Repository, writer *repository.Writer, c member.Candidate, timeline repository.Timeline, opts Options) (repository.Manifest, error) {
 	catchUp(ctx, c)
 	stream, err := capture.Open(ctx, c.Client, opts.Rate)
 	if err != nil {
@@ -138,14 +138,17 @@ func from(ctx context.Context, repo *repository.Repository, writer *repository.W
 	})
 }
 
+// catchUpTimeout bounds the wait for a member that is behind.
+const catchUpTimeout = 5 * time.Second
+
 // catchUp brings the member to everything that the cluster had acknowledged before the backup began, as a follower may be a
 // moment behind: a read through the leader waits for that. Where there is no quorum there is no such read, and what the
 // member has is better than nothing.
-func catchUp(ctx context.Context, c Candidate) {
+func catchUp(ctx context.Context, c member.Candidate) {
 	if c.Status.Leader == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
 	_ = c.Client.Probe(ctx)
 }

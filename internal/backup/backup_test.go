@@ -89,7 +89,7 @@ func TestRun(t *testing.T) {
 	}
 	first, err := run(Options{Cluster: "prod"}, clients)
 	must(t, err)
-	if first.Source.Role != follower || len(chosen) != 1 || len(skipped) != 1 || sent != first.Content.Size {
+	if first.Source.Role != member.Follower || len(chosen) != 1 || len(skipped) != 1 || sent != first.Content.Size {
 		t.Errorf("role %q, chosen %q, skipped %q, sent %d of %d", first.Source.Role, chosen, skipped, sent, first.Content.Size)
 	}
 	if first.Content.Revision != 6 || first.HashKV.Missing != "" || first.HashKV.Hash == 0 || first.HashKV.Revision != 6 {
@@ -103,7 +103,7 @@ func TestRun(t *testing.T) {
 	}
 	second, err := run(Options{Cluster: "prod"}, dial(t, leading.Endpoint))
 	must(t, err)
-	if second.Timeline != first.Timeline || second.Source.Role != leader {
+	if second.Timeline != first.Timeline || second.Source.Role != member.Leader {
 		t.Errorf("second: timeline %s after %s, role %q", second.Timeline, first.Timeline, second.Source.Role)
 	}
 
@@ -117,7 +117,7 @@ func TestRun(t *testing.T) {
 	}
 	third, err := run(Options{Cluster: "prod", NewTimeline: true}, dial(t, other.Endpoint))
 	must(t, err)
-	if third.Timeline == first.Timeline || third.Source.Role != alone {
+	if third.Timeline == first.Timeline || third.Source.Role != member.Alone {
 		t.Errorf("a new timeline: %s, role %q", third.Timeline, third.Source.Role)
 	}
 	if _, err := run(Options{Cluster: "prod"}, dial(t, nobody(t), nobody(t))); err == nil || strings.Count(err.Error(), "connection refused") != 2 {
@@ -155,12 +155,12 @@ func TestContinues(t *testing.T) {
 	last := &repository.Manifest{Timeline: "0123456789abcdef"}
 	last.Source.ClusterID = "a1"
 	last.Content.Revision, last.Content.RaftTerm, last.Content.RaftIndex = 100, 5, 1000
-	at := func(revision, term, index int64) []Candidate {
+	at := func(revision, term, index int64) []member.Candidate {
 		status := member.Status{ClusterID: 0xa1, Revision: history.Revision(revision), RaftTerm: uint64(term), RaftIndex: uint64(index)}
-		return []Candidate{{Status: status}, {Status: member.Status{ClusterID: 0xa1, RaftIndex: 1}}} // one lags
+		return []member.Candidate{{Status: status}, {Status: member.Status{ClusterID: 0xa1, RaftIndex: 1}}} // one lags
 	}
 	for name, tt := range map[string]struct {
-		members []Candidate
+		members []member.Candidate
 		want    error
 	}{
 		"nothing new":      {at(100, 5, 1000), nil},

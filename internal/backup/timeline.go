@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
 )
 
@@ -44,11 +45,11 @@ func newest(ctx context.Context, repo *repository.Repository, cluster string, ob
 // continues gives the timeline that a backup of a cluster belongs to, "" for a new one. Revisions of two lives of a keyspace
 // must never be mixed: when no member can be in the life that was backed up before, that is an error, until a person says
 // that it is known. A member that is a little behind is no sign of another life, so the most advanced one counts.
-func continues(last *repository.Manifest, members []Candidate, opts Options) (repository.Timeline, error) {
+func continues(last *repository.Manifest, members []member.Candidate, opts Options) (repository.Timeline, error) {
 	if last == nil || opts.NewTimeline {
 		return "", nil
 	}
-	now := slices.MaxFunc(members, func(a, b Candidate) int { return cmp.Compare(a.Status.RaftIndex, b.Status.RaftIndex) }).Status
+	now := slices.MaxFunc(members, func(a, b member.Candidate) int { return cmp.Compare(a.Status.RaftIndex, b.Status.RaftIndex) }).Status
 	switch {
 	case last.Source.ClusterID != now.ClusterID.String():
 		return "", fmt.Errorf("etcd cluster %s is %w (%s, snapshot %s)", now.ClusterID, ErrOtherCluster, last.Source.ClusterID, last.ID.Short())

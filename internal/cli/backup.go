@@ -265,7 +265,7 @@ func (a *app) runBackup(ctx context.Context, repo *repository.Repository, client
 		return a.enrollHint(err, writer, "")
 	case errors.Is(err, repository.ErrRevoked):
 		return hinted{err, fmt.Sprintf("this host needs a new signing key: move %s away, then key enroll", writer.KeyFile())}
-	case errors.Is(err, backup.ErrNoMember):
+	case errors.Is(err, member.ErrNoMember):
 		return hinted{err, "--endpoints with http:// or https:// as etcd has it, and for https --cacert, --cert and --key as for etcdctl"}
 	case errors.Is(err, backup.ErrOtherCluster), errors.Is(err, backup.ErrWentBack):
 		return hinted{err, "if the cluster was restored: --new-timeline; if it is another cluster: another --cluster name"}

@@ -1,4 +1,4 @@
-package backup
+package member
 
 import (
 	"cmp"
@@ -11,42 +11,41 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/history"
-	"github.com/holdfast-project/holdfast/internal/member"
 )
 
-// Candidate is a member that a backup may be read from, or why not.
+// Candidate is a member that may be read from, or why not.
 type Candidate struct {
-	Client *member.Client
-	Status member.Status
+	Client *Client
+	Status Status
 	Name   string
-	// Role is "follower", "leader" or "alone".
+	// Role is Follower, Leader or Alone.
 	Role string
 	// Why is the reason why the member was not taken.
 	Why string
 }
 
 const (
-	// statusTimeout bounds the look at each member.
-	statusTimeout = 5 * time.Second
+	// lookTimeout bounds the look at each member.
+	lookTimeout = 5 * time.Second
 	// mostLag is how many revisions a member may be behind the best one and still be read. A healthy follower is behind by
 	// what is on its way at the moment.
 	mostLag = 1000
 )
 
-// Roles of a member.
+// Roles of a member that can be read.
 const (
-	follower = "follower"
-	leader   = "leader"
-	alone    = "alone"
+	Follower = "follower"
+	Leader   = "leader"
+	Alone    = "alone"
 )
 
 // ErrNoMember means that none of the members can be read.
 var ErrNoMember = errors.New("no member can be read")
 
-// rank looks at all members at once and puts those that can be read in order: voting followers first, as a snapshot
+// Choose looks at all members at once and puts those that can be read in order: voting followers first, as a snapshot
 // disturbs them least, then the leader. Members without a leader come last: what they serve may be old, and is better than
 // nothing. Learners, members that lag and members with a CORRUPT alarm are not read at all.
-func rank(ctx context.Context, clients []*member.Client) (good, skipped []Candidate, err error) {
+func Choose(ctx context.Context, clients []*Client) (good, skipped []Candidate, err error) {
 	looks := make([]Candidate, len(clients))
 	var group sync.WaitGroup
 	for i, client := range clients {
@@ -57,7 +56,7 @@ func rank(ctx context.Context, clients []*member.Client) (good, skipped []Candid
 		return nil, nil, context.Cause(ctx)
 	}
 	var highest history.Revision
-	clusters := map[member.ID]string{}
+	clusters := map[ID]string{}
 	for _, c := range looks {
 		if c.Why == "" {
 			highest = max(highest, c.Status.Revision)
@@ -72,7 +71,7 @@ func rank(ctx context.Context, clients []*member.Client) (good, skipped []Candid
 		slices.Sort(list)
 		return nil, nil, fmt.Errorf("the endpoints are of %d different etcd clusters: %s", len(clusters), strings.Join(list, ", "))
 	}
-	seen := map[member.ID]bool{}
+	seen := map[ID]bool{}
 	for _, c := range looks {
 		if lag := highest - c.Status.Revision; c.Why == "" && lag > mostLag {
 			c.Why = fmt.Sprintf("it is %d revisions behind", lag)
@@ -100,15 +99,15 @@ func (c Candidate) place() int {
 	switch {
 	case c.Status.Leader == 0:
 		return 2
-	case c.Role == follower:
+	case c.Role == Follower:
 		return 0
 	}
 	return 1
 }
 
 // look asks one member how it is.
-func look(ctx context.Context, client *member.Client) Candidate {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+func look(ctx context.Context, client *Client) Candidate {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	c := Candidate{Client: client}
 	var err error
@@ -116,17 +115,17 @@ func look(ctx context.Context, client *member.Client) Candidate {
 		c.Why = err.Error()
 		return c
 	}
-	c.Role = follower
+	c.Role = Follower
 	if c.Status.Leader == c.Status.MemberID {
-		c.Role = leader
+		c.Role = Leader
 	}
 	// Its own knowledge is enough for its name, and needs no quorum.
 	if members, err := client.KnownMembers(ctx); err == nil {
-		if i := slices.IndexFunc(members, func(m member.Member) bool { return m.ID == c.Status.MemberID }); i >= 0 {
+		if i := slices.IndexFunc(members, func(m Member) bool { return m.ID == c.Status.MemberID }); i >= 0 {
 			c.Name = members[i].Name
 		}
 		if len(members) == 1 {
-			c.Role = alone
+			c.Role = Alone
 		}
 	}
 	switch {
