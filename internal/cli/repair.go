@@ -60,8 +60,8 @@ func (a *app) repoRepair() *cobra.Command {
 					return err
 				}
 				for _, object := range unclaimed {
-					if object.Age < grace {
-						continue // a backup that is on its way
+					if object.Age < grace || object.Segment {
+						continue // a backup that is on its way, or what an archiver puts again by itself
 					}
 					if err := r.look(c.Context(), cluster, object); err != nil {
 						return err

@@ -481,6 +481,9 @@ func (a *app) repoCheck() *cobra.Command {
 				}
 			} else {
 				fmt.Fprintf(a.Stdout, "%s in %s, %s stored\n", plural(result.Snapshots, "snapshot"), plural(result.Clusters, "cluster"), humanize.Bytes(uint64(result.Bytes)))
+				if result.Segments > 0 {
+					fmt.Fprintf(a.Stdout, "%s of the archive\n", plural(result.Segments, "segment"))
+				}
 				if result.Unclaimed > 0 {
 					fmt.Fprintf(a.Stdout, "%s without a manifest, %s: what interrupted backups left\n", plural(result.Unclaimed, "data object"), humanize.Bytes(uint64(result.UnclaimedBytes)))
 				}

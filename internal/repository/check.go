@@ -3,12 +3,16 @@ package repository
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // CheckResult is what Check found. docs/contracts/repository.md has the JSON form.
 type CheckResult struct {
 	Clusters  int `json:"clusters"`
 	Snapshots int `json:"snapshots"`
+	// Segments counts those of the archive, at all levels.
+	Segments int `json:"segments"`
 	// Bytes is the size of all data objects that a manifest names.
 	Bytes int64 `json:"bytes"`
 	// Removed counts the snapshots that were pruned.
@@ -38,6 +42,9 @@ func (r *Repository) Check(ctx context.Context, seen Heads) (result CheckResult,
 			result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the manifests and is none", name))
 		}
 		if err := r.checkData(ctx, cluster, reads, &result); err != nil {
+			return result, nil, err
+		}
+		if err := r.checkArchive(ctx, cluster, &result); err != nil {
 			return result, nil, err
 		}
 		all = append(all, reads...)
@@ -119,6 +126,108 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 	for _, pin := range pins {
 		if pin.Err != nil {
 			result.Problems = append(result.Problems, pin.Err.Error())
+		}
+	}
+	return nil
+}
+
+// checkArchive compares the data of segments with their manifests, and looks at what else is in the archive of a cluster.
+// Whether revisions are missing is not for it to say: that takes the snapshots, too.
+func (r *Repository) checkArchive(ctx context.Context, cluster string, result *CheckResult) error {
+	problem := func(format string, a ...any) { result.Problems = append(result.Problems, fmt.Sprintf(format, a...)) }
+	sizes := map[string]int64{}
+	for object, err := range r.store.List(ctx, clusterFolder+cluster+segmentPart, "") {
+		if err != nil {
+			return fmt.Errorf("list segments of %q: %w", cluster, err)
+		}
+		sizes[object.Name] = object.Size
+		if _, err := parseSegmentData(object.Name); err != nil {
+			problem("object %q is among the data of segments and is none", object.Name)
+		}
+	}
+	points, timelines, strange, err := r.listArchive(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	for _, name := range strange {
+		problem("object %q is in the archive and does not belong there", name)
+	}
+	reads, err := r.SegmentsOf(ctx, points)
+	if err != nil {
+		return err
+	}
+	result.Segments += len(reads)
+	for _, read := range reads {
+		if read.Err != nil {
+			problem("%s", read.Err)
+			continue
+		}
+		o := read.Segment.Object
+		size, there := sizes[o.Name]
+		result.Bytes += size
+		// A listing may lag behind; only a look at the object itself says that it is not there.
+		if !there || size != o.Size {
+			if err := r.checkListed(ctx, o); err != nil {
+				problem("%s", err)
+			}
+		}
+	}
+	claimed := newClaims(reads)
+	for name, size := range sizes {
+		d, err := parseSegmentData(name)
+		if err != nil || !claimed.by(name, segmentPlace{d.timeline, d.first}) {
+			result.Unclaimed++
+			result.UnclaimedBytes += size
+		}
+	}
+	return r.checkNotes(ctx, cluster, timelines, result)
+}
+
+// listArchive lists all that is in the archive of a cluster. Leases count by their names.
+func (r *Repository) listArchive(ctx context.Context, cluster string) (points []SegmentPoint, timelines []Timeline, strange []string, err error) {
+	noted := map[Timeline]bool{}
+	for object, err := range r.store.List(ctx, clusterFolder+cluster+archivePart, "") {
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("list archive of %q: %w", cluster, err)
+		}
+		if point, err := parseSegmentPoint(object.Name); err == nil {
+			points = append(points, point)
+			continue
+		}
+		gap, gapErr := parseGap(object.Name)
+		hashes, hashesErr := parseHashes(object.Name)
+		_, leaseErr := parseLease(object.Name)
+		switch {
+		case gapErr == nil:
+			noted[gap.Timeline] = true
+		case hashesErr == nil:
+			noted[hashes.Timeline] = true
+		case leaseErr != nil:
+			strange = append(strange, object.Name)
+		}
+	}
+	return points, slices.Sorted(maps.Keys(noted)), strange, nil
+}
+
+func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines []Timeline, result *CheckResult) error {
+	for _, t := range timelines {
+		gaps, _, err := r.Gaps(ctx, cluster, t)
+		if err != nil {
+			return err
+		}
+		for _, read := range gaps {
+			if read.Err != nil {
+				result.Problems = append(result.Problems, read.Err.Error())
+			}
+		}
+		hashes, _, err := r.Hashes(ctx, cluster, t, 0)
+		if err != nil {
+			return err
+		}
+		for _, read := range hashes {
+			if read.Err != nil {
+				result.Problems = append(result.Problems, read.Err.Error())
+			}
 		}
 	}
 	return nil

@@ -23,6 +23,10 @@ const (
 	verificationFormat = "holdfast-verification/1"
 	removalFormat      = "holdfast-removal/1"
 	pinFormat          = "holdfast-pin/1"
+	segmentFormat      = "holdfast-segment/1"
+	gapFormat          = "holdfast-gap/1"
+	hashesFormat       = "holdfast-hashes/1"
+	leaseFormat        = "holdfast-lease/1"
 )
 
 // Encryption tells how data objects are sealed.

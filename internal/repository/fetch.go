@@ -57,12 +57,8 @@ func (c *counted) check(o Object) error {
 
 // openObject opens the object of a manifest. It gives one byte more than the manifest says, so that a longer one shows.
 func (r *Repository) openObject(ctx context.Context, o Object) (io.ReadCloser, error) {
-	info, err := r.store.Stat(ctx, o.Name)
-	if err != nil {
-		return nil, fmt.Errorf("find object %q: %w", o.Name, err)
-	}
-	if info.Size != o.Size {
-		return nil, &Mismatch{Object: o.Name, What: "size in bytes", Want: strconv.FormatInt(o.Size, 10), Got: strconv.FormatInt(info.Size, 10)}
+	if err := r.checkListed(ctx, o); err != nil {
+		return nil, err
 	}
 	body, err := r.store.Open(ctx, o.Name, 0, -1)
 	if err != nil {
@@ -73,12 +69,16 @@ func (r *Repository) openObject(ctx context.Context, o Object) (io.ReadCloser, e
 
 // CheckListed looks whether the object of a manifest is there with its size.
 func (r *Repository) CheckListed(ctx context.Context, m Manifest) error {
-	body, err := r.store.Stat(ctx, m.Object.Name)
+	return r.checkListed(ctx, m.Object)
+}
+
+func (r *Repository) checkListed(ctx context.Context, o Object) error {
+	info, err := r.store.Stat(ctx, o.Name)
 	if err != nil {
-		return fmt.Errorf("find object %q: %w", m.Object.Name, err)
+		return fmt.Errorf("find object %q: %w", o.Name, err)
 	}
-	if body.Size != m.Object.Size {
-		return &Mismatch{Object: m.Object.Name, What: "size in bytes", Want: strconv.FormatInt(m.Object.Size, 10), Got: strconv.FormatInt(body.Size, 10)}
+	if info.Size != o.Size {
+		return &Mismatch{Object: o.Name, What: "size in bytes", Want: strconv.FormatInt(o.Size, 10), Got: strconv.FormatInt(info.Size, 10)}
 	}
 	return nil
 }
@@ -91,17 +91,21 @@ func (r *Repository) CheckStored(ctx context.Context, m Manifest, observe io.Wri
 
 // CopyStored is CheckStored, and writes the stored bytes to dst. What dst was given is worth something only when there is no
 // error.
-func (r *Repository) CopyStored(ctx context.Context, m Manifest, dst, observe io.Writer) (err error) {
-	body, err := r.openObject(ctx, m.Object)
+func (r *Repository) CopyStored(ctx context.Context, m Manifest, dst, observe io.Writer) error {
+	return r.copyObject(ctx, m.Object, dst, observe)
+}
+
+func (r *Repository) copyObject(ctx context.Context, o Object, dst, observe io.Writer) (err error) {
+	body, err := r.openObject(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	stored := &counted{Reader: observed(body, observe), sum: sha256.New()}
 	if _, err := io.CopyBuffer(dst, stored, make([]byte, 256<<10)); err != nil {
-		return fmt.Errorf("copy object %q: %w", m.Object.Name, err)
+		return fmt.Errorf("copy object %q: %w", o.Name, err)
 	}
-	return stored.check(m.Object)
+	return stored.check(o)
 }
 
 func observed(r io.Reader, observe io.Writer) io.Reader {

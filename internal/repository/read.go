@@ -17,15 +17,19 @@ import (
 )
 
 // readSmall reads a whole object of at most mostSigned bytes.
-func readSmall(ctx context.Context, s store.Store, name string) (content []byte, err error) {
+func readSmall(ctx context.Context, s store.Store, name string) ([]byte, error) {
+	return readUpTo(ctx, s, name, mostSigned)
+}
+
+func readUpTo(ctx context.Context, s store.Store, name string, most int) (content []byte, err error) {
 	body, err := s.Open(ctx, name, 0, -1)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	content, err = io.ReadAll(io.LimitReader(body, mostSigned+1))
-	if err == nil && len(content) > mostSigned {
-		err = fmt.Errorf("object %q is longer than the %d bytes that such an object may have", name, mostSigned)
+	content, err = io.ReadAll(io.LimitReader(body, int64(most)+1))
+	if err == nil && len(content) > most {
+		err = fmt.Errorf("object %q is longer than the %d bytes that such an object may have", name, most)
 	}
 	return content, err
 }
@@ -50,29 +54,13 @@ func parseSignerName(name string) (Fingerprint, Role, error) {
 	return f, role, nil
 }
 
-// Clusters lists the clusters that the repository has snapshots of, or the beginnings of one, by name.
+// Clusters lists the clusters that the repository has something of, or the beginnings of it, by name.
 func (r *Repository) Clusters(ctx context.Context) ([]string, error) {
-	var names []string
-	after := ""
-	for {
-		next := ""
-		for object, err := range r.store.List(ctx, clusterFolder, after) {
-			if err != nil {
-				return nil, fmt.Errorf("list clusters: %w", err)
-			}
-			next, _, _ = strings.Cut(strings.TrimPrefix(object.Name, clusterFolder), "/")
-			break
-		}
-		if next == "" {
-			slices.Sort(names) // "a-b/" comes before "a/" in a store
-			return names, nil
-		}
-		if CheckCluster(next) == nil {
-			names = append(names, next)
-		}
-		// Past everything below the folder: "0" is the character after "/".
-		after = clusterFolder + next + "0"
+	names, err := r.folders(ctx, clusterFolder)
+	if err != nil {
+		return nil, fmt.Errorf("list clusters: %w", err)
 	}
+	return slices.DeleteFunc(names, func(name string) bool { return CheckCluster(name) != nil }), nil
 }
 
 // Points lists the snapshots of a cluster from names alone, oldest first. Strange are objects among the manifests that

@@ -13,13 +13,16 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store"
 )
 
-// Removal is the word of a pruning key that snapshots were removed on purpose. Without it their manifests are missing.
+// Removal is the word of a pruning key that snapshots or segments were removed on purpose. Without it their manifests are
+// missing.
 type Removal struct {
-	Format     string      `json:"format"`
-	Repository string      `json:"repository"`
-	ID         ID          `json:"id"`
-	Snapshots  []Removed   `json:"snapshots"`
-	Signer     Fingerprint `json:"signer"`
+	Format     string    `json:"format"`
+	Repository string    `json:"repository"`
+	ID         ID        `json:"id"`
+	Snapshots  []Removed `json:"snapshots"`
+	// Segments are runs of segments.
+	Segments []RemovedSegments `json:"segments,omitempty"`
+	Signer   Fingerprint       `json:"signer"`
 }
 
 // Removed is one snapshot of a Removal.
@@ -34,7 +37,7 @@ type Removed struct {
 	Reason string `json:"reason"`
 }
 
-// mostRemoved bounds the snapshots of one Removal, so that it stays below mostSigned.
+// mostRemoved bounds the snapshots or runs of segments of one Removal, so that it stays below mostSigned.
 const mostRemoved = 1000
 
 func removalName(id ID) string { return removalsFolder + id.String() + ".json" }
@@ -143,6 +146,10 @@ func (r *Repository) recordRemoval(ctx context.Context, w *Writer, victims []Vic
 			Manifest: read.Point.manifestName(), SHA256: read.SHA256, Signer: read.Manifest.Signer, Sequence: read.Manifest.Sequence, Reason: victim.Reason,
 		})
 	}
+	return r.putRemoval(ctx, w, v)
+}
+
+func (r *Repository) putRemoval(ctx context.Context, w *Writer, v Removal) error {
 	signed, err := sign(v, w.key)
 	if err != nil {
 		return fmt.Errorf("record removal: %w", err)
@@ -188,13 +195,15 @@ func deleteUnlocked(ctx context.Context, deleter store.Deleter, name string) err
 	return err
 }
 
-// Unclaimed are data objects that no manifest names: of backups that were cut off, of removals that were, or of backups that
-// are on their way.
+// Unclaimed are data objects that no manifest names: of backups or archivers that were cut off, of removals that were, of
+// archivers that came second, or of what is on its way.
 type Unclaimed struct {
 	Name string
 	Size int64
 	// Age is since the younger of when its backup began, by its name, and when the store got it.
 	Age time.Duration
+	// Segment tells that it is among the segments, and cannot be a snapshot.
+	Segment bool
 }
 
 // Unclaimed lists the data objects of a cluster that no manifest names. A manifest that cannot be believed claims too: what
@@ -230,7 +239,8 @@ func (r *Repository) Unclaimed(ctx context.Context, cluster string) ([]Unclaimed
 		}
 		list = append(list, Unclaimed{Name: object.Name, Size: object.Size, Age: age})
 	}
-	return list, nil
+	segments, err := r.unclaimedSegments(ctx, cluster)
+	return append(list, segments...), err
 }
 
 // parseDataName reads the id from the name of a data object.

@@ -55,7 +55,7 @@ func (r *Repository) Revoke(ctx context.Context, root Key, f Fingerprint, reject
 			return fail(err)
 		}
 	}
-	signed, err := sign(v, root)
+	signed, err := signUpTo(v, root, mostRevocation)
 	if err != nil {
 		return fail(err)
 	}
@@ -68,8 +68,8 @@ func (r *Repository) Revoke(ctx context.Context, root Key, f Fingerprint, reject
 	return len(v.Accepted), nil
 }
 
-// signedBy gives the sha256 of all manifests, verifications, pins and records of removals that a key signed, sorted. One that
-// only could not be read is an error: left out, it would never be believed again.
+// signedBy gives the sha256 of all manifests, verifications, pins and records of removals that a key signed, and of what it
+// said of archives but leases, sorted. One that only could not be read is an error: left out, it would never be believed again.
 func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, error) {
 	sums := []string{}
 	clusters, err := r.Clusters(ctx)
@@ -82,13 +82,18 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 			return nil, err
 		}
 		for _, read := range reads {
-			if err := r.knownBad(ctx, read); err != nil {
+			if err := r.snapshotKnownBad(ctx, read); err != nil {
 				return nil, err
 			}
 			if read.Err == nil && read.Manifest.Signer == f {
 				sums = append(sums, read.SHA256)
 			}
 		}
+		archived, err := r.archivedBy(ctx, cluster, f)
+		if err != nil {
+			return nil, err
+		}
+		sums = append(sums, archived...)
 		verifications, _, err := r.Verifications(ctx, cluster, nil)
 		if err != nil {
 			return nil, err
@@ -130,6 +135,69 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 	return sums, nil
 }
 
+// archivedBy gives the sha256 of what a key signed in the archive of a cluster: segments, gaps and hashes.
+func (r *Repository) archivedBy(ctx context.Context, cluster string, f Fingerprint) (sums []string, err error) {
+	points, _, err := r.SegmentPoints(ctx, cluster, "")
+	if err != nil {
+		return nil, err
+	}
+	segments, err := r.SegmentsOf(ctx, points)
+	if err != nil {
+		return nil, err
+	}
+	add := func(name, sum string, by Fingerprint, err error, open func([]byte) error) error {
+		if err := r.knownBad(ctx, name, err, open); err != nil {
+			return err
+		}
+		if err == nil && by == f {
+			sums = append(sums, sum)
+		}
+		return nil
+	}
+	for _, read := range segments {
+		err := add(read.Point.manifestName(), read.SHA256, read.Segment.Signer, read.Err, func(signed []byte) error {
+			_, err := r.openSegmentManifest(ctx, signed, read.Point)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	timelines, err := r.Timelines(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range timelines {
+		gaps, _, err := r.Gaps(ctx, cluster, t)
+		if err != nil {
+			return nil, err
+		}
+		for _, read := range gaps {
+			err := add(read.Name, read.SHA256, read.Note.Signer, read.Err, func(signed []byte) error {
+				_, err := openNote[Gap](ctx, r, signed, read.Name)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		hashes, _, err := r.Hashes(ctx, cluster, t, 0)
+		if err != nil {
+			return nil, err
+		}
+		for _, read := range hashes {
+			err := add(read.Name, read.SHA256, read.Note.Signer, read.Err, func(signed []byte) error {
+				_, err := openNote[Hashes](ctx, r, signed, read.Name)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return sums, nil
+}
+
 // unread tells whether an object only could not be read, and may well be right.
 func unread(err error) bool { return err != nil && !errors.Is(err, ErrForged) }
 
@@ -150,7 +218,7 @@ func (r *Repository) revocation(ctx context.Context, f Fingerprint) (*Revocation
 }
 
 func (r *Repository) readRevocation(ctx context.Context, name string, f Fingerprint) (*Revocation, error) {
-	signed, err := readSmall(ctx, r.store, name)
+	signed, err := readUpTo(ctx, r.store, name, mostRevocation)
 	if err != nil {
 		return nil, err
 	}

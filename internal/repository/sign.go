@@ -91,8 +91,13 @@ func ParseKey(text []byte) (Key, error) {
 	return Key{private}, nil
 }
 
-// mostSigned bounds a signed object, in bytes. A usual manifest has 2 kB.
-const mostSigned = 1 << 20
+const (
+	// mostSigned bounds a signed object, in bytes. A usual manifest has 2 kB.
+	mostSigned = 1 << 20
+	// mostRevocation bounds a revocation: 67 bytes for each object that stays believed, 250,000 of them. An archiver signs
+	// 86,400 a day, until they are merged.
+	mostRevocation = 16 << 20
+)
 
 // ErrForged is the class of signed objects that cannot be believed.
 var ErrForged = errors.New("not to be trusted")
@@ -104,7 +109,9 @@ type signature struct {
 }
 
 // sign encodes a document and signs it.
-func sign(document any, key Key) ([]byte, error) {
+func sign(document any, key Key) ([]byte, error) { return signUpTo(document, key, mostSigned) }
+
+func signUpTo(document any, key Key, most int) ([]byte, error) {
 	line, err := json.Marshal(document)
 	if err != nil {
 		return nil, fmt.Errorf("encode document: %w", err)
@@ -114,16 +121,16 @@ func sign(document any, key Key) ([]byte, error) {
 		return nil, fmt.Errorf("encode signature: %w", err)
 	}
 	signed := append(append(append(line, '\n'), second...), '\n')
-	if len(signed) > mostSigned {
-		return nil, fmt.Errorf("document has %d bytes, above the limit of %d", len(signed), mostSigned)
+	if len(signed) > most {
+		return nil, fmt.Errorf("document has %d bytes, above the limit of %d", len(signed), most)
 	}
 	return signed, nil
 }
 
-// split takes a signed object apart without believing any of it.
+// split takes a signed object apart without believing any of it. How long it may be is seen to by who reads it.
 func split(signed []byte) (document []byte, s signature, err error) {
-	lines := bytes.SplitAfter(signed, []byte("\n"))
-	if len(signed) > mostSigned || len(lines) != 3 || len(lines[2]) != 0 {
+	lines := bytes.SplitAfterN(signed, []byte("\n"), 4) // one more than there may be
+	if len(lines) != 3 || len(lines[2]) != 0 {
 		return nil, s, fmt.Errorf("%w: it is not a document and its signature, a line each", ErrForged)
 	}
 	if err := decodeStrict(lines[1], &s); err != nil {

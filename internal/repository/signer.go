@@ -16,7 +16,7 @@ type Role string
 
 // The roles.
 const (
-	// RoleBackup signs manifests: what was backed up.
+	// RoleBackup signs manifests, of snapshots and of segments, and what else an archiver says: what was backed up.
 	RoleBackup Role = "backup"
 	// RoleVerify signs verifications: what was found out about a snapshot.
 	RoleVerify Role = "verify"

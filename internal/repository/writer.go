@@ -203,7 +203,7 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 			return h, err
 		}
 		for _, read := range reads {
-			if err := r.knownBad(ctx, read); err != nil {
+			if err := r.snapshotKnownBad(ctx, read); err != nil {
 				return h, err
 			}
 			if read.Err == nil && read.Manifest.Signer == own && read.Manifest.Sequence > h.Sequence {
@@ -228,13 +228,20 @@ func (w *Writer) rebuildHead(ctx context.Context, r *Repository) (head, error) {
 	return h, nil
 }
 
-// knownBad gives an error unless a manifest was read, or is certain to be rubbish: one that only could not be read may be the
-// last one of this host, and its number must not be given again.
-func (r *Repository) knownBad(ctx context.Context, read Read) error {
-	if read.Err == nil || unread(read.Err) {
-		return read.Err
+// snapshotKnownBad gives an error unless a manifest was read, or is certain to be rubbish: one that only could not be read
+// may be the last one of this host, and its number must not be given again.
+func (r *Repository) snapshotKnownBad(ctx context.Context, read Read) error {
+	return r.knownBad(ctx, read.Point.manifestName(), read.Err, func(signed []byte) error {
+		_, err := r.openManifest(ctx, signed, read.Point)
+		return err
+	})
+}
+
+// knownBad is that for any signed object, which gave err when it was read and which open opens.
+func (r *Repository) knownBad(ctx context.Context, name string, err error, open func(signed []byte) error) error {
+	if err == nil || unread(err) {
+		return err
 	}
-	name := read.Point.manifestName()
 	content, err := readSmall(ctx, r.store, name)
 	if err != nil {
 		return err
@@ -244,10 +251,10 @@ func (r *Repository) knownBad(ctx context.Context, read Read) error {
 		return err
 	}
 	if info.Size != int64(len(content)) {
-		return fmt.Errorf("manifest %q: the store gives %d bytes of %d", name, len(content), info.Size)
+		return fmt.Errorf("object %q: the store gives %d bytes of %d", name, len(content), info.Size)
 	}
-	if _, err := r.openManifest(ctx, content, read.Point); !errors.Is(err, ErrForged) {
-		return fmt.Errorf("manifest %q: the store gave something else the first time", name)
+	if err := open(content); !errors.Is(err, ErrForged) {
+		return fmt.Errorf("object %q: the store gave something else the first time", name)
 	}
 	return nil
 }
