@@ -1,0 +1,296 @@
+// Package archive keeps a repository in step with a live cluster: every revision that etcd writes is in a stored segment
+// seconds later, so that each moment can be restored. DESIGN.md has the invariants and the protocol.
+//
+// It sits above capture, which reads a member, segment and seal, which make a file of what was read, and repository. One
+// archiver serves one cluster; Run belongs to one goroutine and starts others, which have ended when it returns. It never
+// writes to etcd. On the local disk it keeps a small state and a spool of sealed segments, in one folder that it locks.
+//
+// Not promised: that nothing is ever missed. What etcd had compacted before the archiver could read it is gone; it is
+// recorded as a gap and told.
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/member"
+	"github.com/holdfast-project/holdfast/internal/repository"
+)
+
+// Options of Run. The zero value of those that are not required is the documented default.
+type Options struct {
+	// Cluster is the name of the cluster in the repository; required.
+	Cluster string
+	// Dir is a folder for the state and the spool, of this cluster in this repository alone; required. It is made.
+	Dir string
+	// Snapshot takes a snapshot of the cluster into the repository, on a new timeline when it is told so; required.
+	Snapshot func(ctx context.Context, newTimeline bool) (repository.Manifest, error)
+	// Flush is how long an event waits at most before its segment is made; 1 s.
+	Flush time.Duration
+	// FlushSize is how many bytes of events make a segment before that; 8 MiB.
+	FlushSize int64
+	// SpoolLimit bounds what waits for the store, in bytes; 512 MiB.
+	SpoolLimit int64
+	// FarBehind is how many revisions a watch may have to catch up with; 10,000. Beyond it etcd itself suffers.
+	FarBehind int64
+	// SnapshotEvery is the age at which a snapshot is followed by the next one; 24 h.
+	SnapshotEvery time.Duration
+	// HashEvery is how often the members are asked for their hash at one revision; 10 min.
+	HashEvery time.Duration
+	// NewTimeline says that the cluster was restored or replaced since it was last read, and that this is known.
+	NewTimeline bool
+	// CASHA256 is the fingerprint of the authority that the members' certificates were checked with.
+	CASHA256 string
+	// Observe is told what happens, from several goroutines, one at a time. It may be nil.
+	Observe func(Event)
+}
+
+func (o Options) withDefaults() Options {
+	orDefault := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	orDefault(&o.Flush, time.Second)
+	orDefault(&o.SnapshotEvery, 24*time.Hour)
+	orDefault(&o.HashEvery, 10*time.Minute)
+	for size, value := range map[*int64]int64{&o.FlushSize: 8 << 20, &o.SpoolLimit: 512 << 20, &o.FarBehind: 10_000} {
+		if *size == 0 {
+			*size = value
+		}
+	}
+	var one sync.Mutex
+	observe := o.Observe
+	o.Observe = func(e Event) {
+		if observe == nil {
+			return
+		}
+		one.Lock()
+		defer one.Unlock()
+		observe(e)
+	}
+	return o
+}
+
+// validate names what is missing.
+func (o Options) validate() error {
+	switch {
+	case o.Dir == "" || o.Snapshot == nil:
+		return errors.New("want a folder and a way to take snapshots")
+	case o.Flush < 0 || o.FlushSize < 0 || o.SpoolLimit < 0 || o.FarBehind < 0 || o.SnapshotEvery < 0 || o.HashEvery < 0:
+		return errors.New("an option is negative")
+	}
+	return repository.CheckCluster(o.Cluster)
+}
+
+// Event is something that happened. Exactly one of its fields is set.
+type Event struct {
+	// Watching is the member that is read from here on, From the first revision that comes from it.
+	Watching *Watching
+	// Stored is a segment that the repository has now. Waiting is what else is in the spool, in bytes.
+	Stored *Stored
+	// Snapshot is a snapshot that was taken, and why.
+	Snapshot *Base
+	// Gap is a hole in the history of the cluster.
+	Gap *repository.Gap
+	// NewTimeline is why the history that was archived does not go on.
+	NewTimeline error
+	// Standby is the other archiver that is alive: this one waits.
+	Standby *repository.Lease
+	// Trouble is what keeps the archive from going on and may heal by itself.
+	Trouble error
+	// Hashes are what the members said of their keyspace at one revision.
+	Hashes *repository.Hashes
+}
+
+// Watching is a watch that was opened.
+type Watching struct {
+	Endpoint, Role string
+	From           history.Revision
+	// Behind is how many revisions the cluster is ahead.
+	Behind int64
+}
+
+// Stored is a segment that was confirmed.
+type Stored struct {
+	Segment repository.Segment
+	// Waiting is what is in the spool after it, in bytes.
+	Waiting int64
+	// Lag is how long its oldest event waited.
+	Lag time.Duration
+}
+
+// Base is a snapshot that covers what the segments do not.
+type Base struct {
+	Manifest repository.Manifest
+	Why      string
+}
+
+const (
+	// drainTime bounds the end: what was read is published, if the store takes it.
+	drainTime = 8 * time.Second
+	// mostPause bounds the time between two tries.
+	mostPause = 15 * time.Second
+)
+
+// Run archives a cluster until ctx ends; then what was read is published, and there is no error. clients are those of the
+// members that can be reached, or could be; the caller closes them. What may heal is told and tried again. An error is what
+// a person must decide or repair: backup.ErrOtherCluster, repository.ErrNotEnrolled, durable.ErrLocked, a lack of rights.
+func Run(ctx context.Context, repo *repository.Repository, writer *repository.Writer, clients []*member.Client, o Options) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("archive cluster %q: %w", o.Cluster, err)
+		}
+	}()
+	if err := o.validate(); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(o.Dir, 0o700); err != nil {
+		return err
+	}
+	release, err := durable.TryLock(filepath.Join(o.Dir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	a := &archiver{repo: repo, writer: writer, clients: clients, Options: o.withDefaults(), session: newSession(), ttl: map[int64]int64{}}
+	if a.spool, err = openSpool(filepath.Join(o.Dir, "spool"), a.SpoolLimit); err != nil {
+		return err
+	}
+	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		if err := a.begin(ctx); err != nil {
+			return ended(ctx, err)
+		}
+		if err := a.hold(ctx); !errors.Is(err, errSuperseded) {
+			return ended(ctx, err)
+		}
+	}
+	return nil
+}
+
+// ended makes the end of ctx no error.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		return nil
+	}
+	return err
+}
+
+// archiver is the run of one archive.
+type archiver struct {
+	Options
+	repo    *repository.Repository
+	writer  *repository.Writer
+	clients []*member.Client
+	session string
+	spool   *spool
+
+	// ttl are lease times that were looked up. It belongs to the goroutine that makes segments.
+	ttl map[int64]int64
+
+	mu sync.Mutex
+	// state is where the confirmed line is.
+	state state
+	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
+	lastSnapshot, renewed time.Time
+
+	// snapshotting is held while a snapshot is taken.
+	snapshotting sync.Mutex
+}
+
+// errSuperseded means that another archiver has written what this one was about to.
+var errSuperseded = errors.New("another archiver writes this timeline")
+
+// begin waits for the store and for leave to write.
+func (a *archiver) begin(ctx context.Context) error {
+	return a.retry(ctx, func() error {
+		if _, err := a.repo.Enrolled(ctx, a.writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
+			return fmt.Errorf("signing key of this host: %w", err)
+		}
+		return a.awaitLease(ctx)
+	})
+}
+
+// retry tries until there is no error, the error is final, or ctx ends.
+func (a *archiver) retry(ctx context.Context, try func() error) error {
+	for pause := time.Second; ; pause = min(2*pause, mostPause) {
+		err := try()
+		if err == nil || final(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		a.Observe(Event{Trouble: err})
+		if !wait(ctx, pause) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// wait waits, and tells whether ctx did not end meanwhile.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// hold archives for as long as this archiver has leave to: one goroutine reads the cluster, one makes segments, one
+// publishes them, and one does what is due from time to time.
+func (a *archiver) hold(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	// What was read is published after the reading has ended, so publishing has its own end.
+	publishing, abandon := context.WithCancelCause(context.WithoutCancel(parent))
+	defer abandon(nil)
+	var publisher, keeper sync.WaitGroup
+	var published error
+	read := make(chan struct{})
+	publisher.Go(func() {
+		if published = a.publishAll(publishing, read); published != nil {
+			cancel(published)
+		}
+	})
+	keeper.Go(func() { a.renewLease(ctx) })
+	keeper.Go(func() { a.keep(ctx) })
+	err := a.capture(ctx)
+	cancel(err)
+	keeper.Wait()
+	close(read)
+	timer := time.AfterFunc(drainTime, func() { abandon(errDrain) })
+	publisher.Wait()
+	timer.Stop()
+	if published != nil {
+		err = published
+	}
+	if errors.Is(err, errSuperseded) {
+		return errors.Join(errSuperseded, a.forget())
+	}
+	a.release(parent)
+	return errors.Join(ended(parent, err), a.saveState())
+}
+
+// errDrain ends publishing when the archiver has to end.
+var errDrain = errors.New("the store did not take everything in time; it stays in the spool")
+
+// forget drops what another archiver has written already.
+func (a *archiver) forget() error {
+	a.mu.Lock()
+	a.state = state{}
+	a.mu.Unlock()
+	return errors.Join(a.spool.clear(), a.saveState())
+}

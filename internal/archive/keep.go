@@ -1,0 +1,155 @@
+package archive
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/member"
+	"github.com/holdfast-project/holdfast/internal/repository"
+)
+
+// snapshot takes a snapshot, one at a time, and tells of it.
+func (a *archiver) snapshot(ctx context.Context, newTimeline bool, why string) (repository.Manifest, error) {
+	a.snapshotting.Lock()
+	defer a.snapshotting.Unlock()
+	m, err := a.Snapshot(ctx, newTimeline)
+	if err != nil {
+		return m, err
+	}
+	a.mu.Lock()
+	a.lastSnapshot = time.Now()
+	a.mu.Unlock()
+	a.Observe(Event{Snapshot: &Base{Manifest: m, Why: why}})
+	return m, nil
+}
+
+// lookEvery is how often is looked whether something is due.
+const lookEvery = 15 * time.Second
+
+// keep does what is due from time to time, until ctx ends: a snapshot when the last one is old, or when users or roles
+// changed, which no watch tells; and the members' hashes. What fails is told, and due again.
+func (a *archiver) keep(ctx context.Context) {
+	hashed, auth := time.Now(), uint64(0)
+	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery)) {
+		if a.undecided() {
+			continue // a snapshot is on its way
+		}
+		why := ""
+		now, err := a.authRevision(ctx)
+		if err == nil {
+			if auth != 0 && now != auth {
+				why = "users or roles were changed"
+			}
+			auth = now
+		}
+		if why == "" && a.sinceSnapshot(ctx) > a.SnapshotEvery {
+			why = fmt.Sprintf("the last one is older than %s", a.SnapshotEvery)
+		}
+		if why != "" {
+			if _, err := a.snapshot(ctx, false, why); err != nil && ctx.Err() == nil {
+				a.Observe(Event{Trouble: fmt.Errorf("snapshot that is due: %w", err)})
+				auth = 0
+			}
+		}
+		if time.Since(hashed) >= a.HashEvery {
+			hashed = time.Now()
+			if err := a.hash(ctx); err != nil && ctx.Err() == nil {
+				a.Observe(Event{Trouble: fmt.Errorf("compare the members: %w", err)})
+			}
+		}
+	}
+}
+
+// undecided tells whether a snapshot is awaited that decides the timeline.
+func (a *archiver) undecided() bool {
+	a.spool.mu.Lock()
+	defer a.spool.mu.Unlock()
+	return a.spool.timeline == ""
+}
+
+// sinceSnapshot is the age of the newest snapshot of the line, whoever took it.
+func (a *archiver) sinceSnapshot(ctx context.Context) time.Duration {
+	a.mu.Lock()
+	last, timeline := a.lastSnapshot, a.state.Timeline
+	a.mu.Unlock()
+	if last.IsZero() || time.Since(last) > a.SnapshotEvery {
+		points, _, err := a.repo.Points(ctx, a.Cluster)
+		if err != nil {
+			return 0 // the next look may tell
+		}
+		for _, p := range points {
+			if p.Timeline == timeline && p.ID.Time.After(last) {
+				last = p.ID.Time
+			}
+		}
+		a.mu.Lock()
+		a.lastSnapshot = last
+		a.mu.Unlock()
+	}
+	return time.Since(last)
+}
+
+// authRevision counts the changes of users and roles, by the first member that tells.
+func (a *archiver) authRevision(ctx context.Context) (uint64, error) {
+	var failed error
+	for _, c := range a.clients {
+		look, cancel := context.WithTimeout(ctx, lookTimeout)
+		revision, _, err := c.AuthRevision(look)
+		cancel()
+		if err == nil {
+			return revision, nil
+		}
+		failed = err
+	}
+	return 0, failed
+}
+
+// hashTimeout bounds the question for a hash: a member reads its whole keyspace for it.
+const hashTimeout = time.Minute
+
+// hash asks every member for its hash at the position, records the answers and tells of them. Members that were compacted
+// at different revisions cannot be compared.
+func (a *archiver) hash(ctx context.Context) error {
+	a.mu.Lock()
+	at := a.state
+	a.mu.Unlock()
+	if at.Position.Revision == 0 {
+		return nil
+	}
+	h := repository.Hashes{Cluster: a.Cluster, Timeline: at.Timeline, Revision: at.Position.Revision, ClusterID: at.Position.ClusterID}
+	for _, c := range a.clients {
+		m, err := a.hashOf(ctx, c, at.Position.Revision)
+		if err != nil {
+			return err
+		}
+		h.Members = append(h.Members, m)
+	}
+	h, err := a.repo.PutHashes(ctx, a.writer, h)
+	if err != nil {
+		return err
+	}
+	a.Observe(Event{Hashes: &h})
+	return nil
+}
+
+// hashOf asks one member. That it does not answer is recorded; the error is that of ctx.
+func (a *archiver) hashOf(ctx context.Context, c *member.Client, at history.Revision) (repository.MemberHash, error) {
+	ask, cancel := context.WithTimeout(ctx, hashTimeout)
+	defer cancel()
+	m := repository.MemberHash{Endpoint: c.Endpoint()}
+	status, err := c.Status(ask)
+	if err == nil {
+		m.MemberID = status.MemberID.String()
+		m.Hash, m.CompactRevision, err = c.HashKV(ask, at)
+	}
+	if ctx.Err() != nil {
+		return m, context.Cause(ctx)
+	}
+	if err != nil {
+		m.Missing = err.Error()
+	}
+	return m, nil
+}
+
