@@ -50,7 +50,9 @@ type Denied struct {
 // Error gives etcd's reason.
 func (d *Denied) Error() string { return "member does not allow to watch all keys: " + d.Reason }
 
-// Discontinuous is that a stream does not go on where it was.
+// Discontinuous is that a stream does not go on where it was. It says nothing about the history of the cluster yet: etcd has
+// had errors that repeat, skip or rewind events on an open watch (its issues 15271, 17529, 18089, 20221). Another watch that begins at
+// the last revision that came tells.
 type Discontinuous struct {
 	// Expected is the revision that should have come and Came the one that did. Where no event was wrong but the member, as Err
 	// tells, Came is the revision that it says it is at.
