@@ -1,8 +1,11 @@
-// Package capture reads from a live member what Holdfast keeps: today the snapshot stream of its backend.
+// Package capture reads from a live member what Holdfast keeps: the snapshot stream of its backend, and the events of its
+// keyspace as they come about.
 //
-// It sits between member and the writers of archives. A Stream belongs to one goroutine. It promises that a read that
-// ends in io.EOF has given exactly the bytes that the member announced; whether they are a sound backend is for the
-// snapshot package to say.
+// It sits between member and the writers of archives. A Stream and Events belong to one goroutine each. A Stream promises
+// that a read that ends in io.EOF has given exactly the bytes that the member announced; whether they are a sound backend is
+// for the snapshot package to say. Events promise that each revision follows the one before, in full; whether the member's
+// history is the one that was read before is for the caller to say, by the revision that both have. Neither opens anything a
+// second time by itself.
 package capture
 
 import (

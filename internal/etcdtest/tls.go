@@ -27,6 +27,9 @@ type TLS struct {
 	Config *tls.Config
 
 	serverCert, serverKey string
+
+	authority    *x509.Certificate
+	authorityKey crypto.Signer
 }
 
 // NewTLS makes an authority that lives as long as the test.
@@ -68,7 +71,29 @@ func MakeTLS(dir string) (*TLS, error) {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
 	t.Config = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair}}
+	t.authority, t.authorityKey = ca, caKey
 	return t, nil
+}
+
+// User gives the config of a client that is an etcd user, by its certificate's common name, where auth is on.
+func (t *TLS) User(tb testing.TB, name string) *tls.Config {
+	tb.Helper()
+	dir := tb.TempDir()
+	certPath, keyPath := filepath.Join(dir, "user.crt"), filepath.Join(dir, "user.key")
+	user := certificate("holdfast test user")
+	user.Subject.CommonName = name
+	user.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	_, err := issue(user, t.authority, t.authorityKey, certPath, keyPath)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config := t.Config.Clone()
+	config.Certificates = []tls.Certificate{pair}
+	return config
 }
 
 func certificate(organization string) *x509.Certificate {

@@ -62,6 +62,9 @@ type Status struct {
 // been connected for long enough for the membership to change.
 var ErrNotReady = errors.New("not ready yet")
 
+// ErrNotSupported is that the member's etcd has no such call: it is too old.
+var ErrNotSupported = errors.New("not supported by this version of etcd")
+
 // Client is a connection to one member.
 type Client struct {
 	endpoint string
@@ -236,6 +239,34 @@ func (c *Client) HashKV(ctx context.Context, revision history.Revision) (hash ui
 		return 0, 0, c.wrap(fmt.Sprintf("hash keyspace at revision %s", revision), err)
 	}
 	return reply.Hash, history.Revision(max(reply.CompactRevision, 0)), nil // etcd says -1
+}
+
+// LeaseTTL tells for how many seconds a lease was granted, by this member's knowledge; it asks the leader, so it needs one. It
+// does not renew the lease. found is false when there is no such lease (any more). Where auth is on, any user may ask.
+func (c *Client) LeaseTTL(ctx context.Context, id int64) (seconds int64, found bool, err error) {
+	reply, err := pb.NewLeaseClient(c.Conn()).LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id})
+	if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, c.wrap(fmt.Sprintf("read time to live of lease %x", id), err)
+	}
+	// TTL is -1 when there is none: that is etcd's whole answer then.
+	return reply.GrantedTTL, reply.TTL >= 0 && reply.GrantedTTL > 0, nil
+}
+
+// AuthRevision gives the revision of users and roles, which each change of them raises, and whether auth is on. Where it is,
+// only root may ask. The error is ErrNotSupported before etcd 3.5. It changes nothing, but etcd answers by way of its log, as for a write: it
+// needs a quorum, and is not to be asked every second.
+func (c *Client) AuthRevision(ctx context.Context) (revision uint64, enabled bool, err error) {
+	reply, err := pb.NewAuthClient(c.Conn()).AuthStatus(ctx, &pb.AuthStatusRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return 0, false, fmt.Errorf("read auth status at %s: %w", c.endpoint, ErrNotSupported)
+	}
+	if err != nil {
+		return 0, false, c.wrap("read auth status", err)
+	}
+	return reply.AuthRevision, reply.Enabled, nil
 }
 
 // Alarm is an alarm that a member has raised.

@@ -220,3 +220,59 @@ func TestTexts(t *testing.T) {
 		t.Errorf("alarm %q", got)
 	}
 }
+
+// TestLeaseAndAuth asks every version for what no watch tells.
+func TestLeaseAndAuth(t *testing.T) {
+	t.Parallel()
+	for _, version := range etcdtest.Versions(t) {
+		t.Run(version.String(), func(t *testing.T) {
+			t.Parallel()
+			s := etcdtest.Start(t, version, etcdtest.Options{TLS: etcdtest.NewTLS(t)})
+			c, ctx := dial(t, s), t.Context()
+			before, err := s.Client.Get(ctx, "a")
+			must(t, err)
+
+			grant, err := s.Client.Grant(ctx, 1234)
+			must(t, err)
+			if seconds, found, err := c.LeaseTTL(ctx, int64(grant.ID)); err != nil || !found || seconds != 1234 {
+				t.Errorf("lease: %d s, %v: %v", seconds, found, err)
+			}
+			_, err = s.Client.Revoke(ctx, grant.ID)
+			must(t, err)
+			for _, id := range []int64{int64(grant.ID), 0, -1, 42} {
+				if seconds, found, err := c.LeaseTTL(ctx, id); err != nil || found || seconds != 0 {
+					t.Errorf("no lease %x: %d s, %v: %v", id, seconds, found, err)
+				}
+			}
+
+			first, enabled, err := c.AuthRevision(ctx)
+			if version.Minor == "3.4" {
+				if !errors.Is(err, ErrNotSupported) {
+					t.Errorf("auth revision %d: %v", first, err)
+				}
+			} else {
+				must(t, err)
+				_, err = s.Client.RoleAdd(ctx, "view")
+				must(t, err)
+				again, _, err := c.AuthRevision(ctx)
+				if err != nil || again <= first || enabled {
+					t.Errorf("auth revision %d after %d, enabled %v: %v", again, first, enabled, err)
+				}
+			}
+			after, err := s.Client.Get(ctx, "a")
+			must(t, err)
+			if after.Header.Revision != before.Header.Revision {
+				t.Errorf("revision %d after %d: something was written", after.Header.Revision, before.Header.Revision)
+			}
+			must(t, s.Kill())
+			late, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			if _, _, err := c.LeaseTTL(late, 42); err == nil || !strings.HasPrefix(err.Error(), "read time to live of lease 2a at "+s.Endpoint+": ") {
+				t.Errorf("lease of a member that is gone: %v", err)
+			}
+			if _, _, err := c.AuthRevision(late); err == nil || !strings.HasPrefix(err.Error(), "read auth status at "+s.Endpoint+": ") {
+				t.Errorf("auth of a member that is gone: %v", err)
+			}
+		})
+	}
+}
