@@ -20,7 +20,7 @@ type countingStore struct {
 }
 
 func (s *countingStore) Open(ctx context.Context, name string, from, length int64) (io.ReadCloser, error) {
-	if strings.Contains(name, manifestPart) || strings.Contains(name, verificationPart) {
+	if strings.Contains(name, manifestPart) || strings.Contains(name, verificationPart) || strings.Contains(name, archivePart) {
 		s.opened.Add(1)
 	}
 	return s.Store.Open(ctx, name, from, length)
