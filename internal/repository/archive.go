@@ -140,8 +140,7 @@ func (r *Repository) SegmentPoints(ctx context.Context, cluster string, t Timeli
 		}
 		points, strange = append(points, some...), append(strange, odd...)
 	}
-	slices.SortFunc(points, SegmentPoint.compare)
-	return points, strange, nil
+	return points, strange, nil // names sort so in a store
 }
 
 // segmentPoints lists the segments of one timeline, and not its notes, of which there may be many more.

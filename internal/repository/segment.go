@@ -189,7 +189,8 @@ const LiveAtLeast = 2 * time.Hour
 // PublishSegment signs the manifest of a segment and puts it where its name says, if nobody was faster: then it is a *Taken,
 // or an ErrForged when what is there cannot be believed, so that nothing can be published at that place for good. Format,
 // Repository, Kind and Signer are filled in. All else is the caller's, Completed too: the same segment gives the same
-// manifest byte for byte, so that a try whose answer was lost is made again without harm.
+// manifest byte for byte, so that a try whose answer was lost is made again without harm. (A winner with the same Plain and
+// another Object is an earlier try of our own, too: its data had to be put again.)
 //
 // Its data was put a short while ago, or is put again before: see PutSegmentData. A key that may not sign is ErrNotEnrolled or
 // ErrRevoked, and takes no place.

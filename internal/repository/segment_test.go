@@ -353,6 +353,14 @@ func TestSegmentForgery(t *testing.T) {
 	self.Object.Name = segmentData{cluster: "prod", timeline: line, first: 40, random: strings.Repeat("0", 16)}.name()
 	selfSigned, err := sign(self, key)
 	must(t, err)
+	verifier, archiver := newSigner(t, w, RoleVerify), newSigner(t, w, RoleBackup)
+	byVerifier, another := self, self
+	byVerifier.Signer = verifier.Public().Fingerprint()
+	verifierSigned, err := sign(byVerifier, verifier.key)
+	must(t, err)
+	another.Signer = w.writer.Public().Fingerprint()
+	anotherSigned, err := sign(another, archiver.key)
+	must(t, err)
 	gap, err := w.PutGap(t.Context(), w.writer, Gap{Cluster: "prod", Timeline: line, First: 1, Last: 2, Noticed: time.Now(), Reason: "why"})
 	must(t, err)
 
@@ -361,16 +369,18 @@ func TestSegmentForgery(t *testing.T) {
 		point   SegmentPoint
 		content []byte
 	}{
-		"under another revision":       {at(live.Point(), func(p *SegmentPoint) { p.First = 6 }), signed},
-		"on another timeline":          {at(live.Point(), func(p *SegmentPoint) { p.Timeline = "0123456789abcdee" }), signed},
-		"in another cluster":           {at(live.Point(), func(p *SegmentPoint) { p.Cluster = "test" }), signed},
-		"live as merged":               {at(merged.Point(), func(p *SegmentPoint) { p.Level = SegmentHour }), signed},
-		"merged at another level":      {at(merged.Point(), func(p *SegmentPoint) { p.Level = SegmentDay }), signedMerged},
-		"merged as live":               {at(live.Point(), func(p *SegmentPoint) { p.First = 7 }), signedMerged},
-		"merged longer than it is":     {at(merged.Point(), func(p *SegmentPoint) { p.Last = 10 }), signedMerged},
-		"of another repository":        {foreign.Point(), stranger.read(t, foreign.Point().manifestName())},
-		"signed by a stranger":         {self.Point(), selfSigned},
-		"another thing that we signed": {at(live.Point(), func(p *SegmentPoint) { p.First = 50 }), w.read(t, gap.name())},
+		"under another revision":        {at(live.Point(), func(p *SegmentPoint) { p.First = 6 }), signed},
+		"on another timeline":           {at(live.Point(), func(p *SegmentPoint) { p.Timeline = "0123456789abcdee" }), signed},
+		"in another cluster":            {at(live.Point(), func(p *SegmentPoint) { p.Cluster = "test" }), signed},
+		"live as merged":                {at(merged.Point(), func(p *SegmentPoint) { p.Level = SegmentHour }), signed},
+		"merged at another level":       {at(merged.Point(), func(p *SegmentPoint) { p.Level = SegmentDay }), signedMerged},
+		"merged as live":                {at(live.Point(), func(p *SegmentPoint) { p.First = 7 }), signedMerged},
+		"merged longer than it is":      {at(merged.Point(), func(p *SegmentPoint) { p.Last = 10 }), signedMerged},
+		"of another repository":         {foreign.Point(), stranger.read(t, foreign.Point().manifestName())},
+		"signed in another role":        {self.Point(), verifierSigned},
+		"signed by who it does not say": {self.Point(), anotherSigned},
+		"signed by a stranger":          {self.Point(), selfSigned},
+		"another thing that we signed":  {at(live.Point(), func(p *SegmentPoint) { p.First = 50 }), w.read(t, gap.name())},
 	} {
 		name := test.point.manifestName()
 		w.replace(t, name, test.content)
@@ -396,6 +406,15 @@ func TestSegmentForgery(t *testing.T) {
 	if last == nil || last.Last != 9 {
 		t.Errorf("last %+v", last)
 	}
+}
+
+// newSigner gives a writer that may sign in one role.
+func newSigner(t *testing.T, w *world, role Role) *Writer {
+	t.Helper()
+	writer, err := OpenWriter(t.TempDir())
+	must(t, err)
+	must(t, w.Enroll(t.Context(), w.root, writer.Public(), role, string(role)))
+	return writer
 }
 
 func TestRevokeArchiver(t *testing.T) {
