@@ -41,6 +41,9 @@ type Options struct {
 	FarBehind int64
 	// SnapshotEvery is the age at which a snapshot is followed by the next one; 24 h.
 	SnapshotEvery time.Duration
+	// Takeover is how long no other archiver may show a sign of life before this one begins; 30 s, which is three times as long
+	// as one is silent at most.
+	Takeover time.Duration
 	// HashEvery is how often the members are asked for their hash at one revision; 10 min.
 	HashEvery time.Duration
 	// NewTimeline says that the cluster was restored or replaced since it was last read, and that this is known.
@@ -60,6 +63,7 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.Flush, time.Second)
 	orDefault(&o.SnapshotEvery, 24*time.Hour)
 	orDefault(&o.HashEvery, 10*time.Minute)
+	orDefault(&o.Takeover, 30*time.Second)
 	for size, value := range map[*int64]int64{&o.FlushSize: 8 << 20, &o.SpoolLimit: 512 << 20, &o.FarBehind: 10_000} {
 		if *size == 0 {
 			*size = value
@@ -83,7 +87,7 @@ func (o Options) validate() error {
 	switch {
 	case o.Dir == "" || o.Snapshot == nil:
 		return errors.New("want a folder and a way to take snapshots")
-	case o.Flush < 0 || o.FlushSize < 0 || o.SpoolLimit < 0 || o.FarBehind < 0 || o.SnapshotEvery < 0 || o.HashEvery < 0:
+	case o.Flush < 0 || o.FlushSize < 0 || o.SpoolLimit < 0 || o.FarBehind < 0 || o.SnapshotEvery < 0 || o.HashEvery < 0 || o.Takeover < 0:
 		return errors.New("an option is negative")
 	}
 	return repository.CheckCluster(o.Cluster)
@@ -102,11 +106,18 @@ type Event struct {
 	// NewTimeline is why the history that was archived does not go on.
 	NewTimeline error
 	// Standby is the other archiver that is alive: this one waits.
-	Standby *repository.Lease
+	Standby *Holder
 	// Trouble is what keeps the archive from going on and may heal by itself.
 	Trouble error
 	// Hashes are what the members said of their keyspace at one revision.
 	Hashes *repository.Hashes
+}
+
+// Holder is an archiver that is at work.
+type Holder struct {
+	Signer repository.Fingerprint
+	// Revision is up to where it has archived.
+	Revision history.Revision
 }
 
 // Watching is a watch that was opened.
@@ -159,7 +170,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	a := &archiver{repo: repo, writer: writer, clients: clients, Options: o.withDefaults(), session: newSession(), ttl: map[int64]int64{}}
+	a := &archiver{repo: repo, writer: writer, clients: clients, Options: o.withDefaults(), session: repository.NewSession(), ttl: map[int64]int64{}}
 	if a.spool, err = openSpool(filepath.Join(o.Dir, "spool"), a.SpoolLimit); err != nil {
 		return err
 	}
@@ -202,6 +213,9 @@ type archiver struct {
 	state state
 	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
 	lastSnapshot, renewed time.Time
+
+	// seen is what the cluster had at a time: a revision, and no later one.
+	seen seen
 
 	// snapshotting is held while a snapshot is taken.
 	snapshotting sync.Mutex

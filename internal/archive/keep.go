@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -109,8 +110,7 @@ func (a *archiver) authRevision(ctx context.Context) (uint64, error) {
 // hashTimeout bounds the question for a hash: a member reads its whole keyspace for it.
 const hashTimeout = time.Minute
 
-// hash asks every member for its hash at the position, records the answers and tells of them. Members that were compacted
-// at different revisions cannot be compared.
+// hash asks every member for its hash at the position, records the answers and tells of them.
 func (a *archiver) hash(ctx context.Context) error {
 	a.mu.Lock()
 	at := a.state
@@ -118,14 +118,20 @@ func (a *archiver) hash(ctx context.Context) error {
 	if at.Position.Revision == 0 {
 		return nil
 	}
-	h := repository.Hashes{Cluster: a.Cluster, Timeline: at.Timeline, Revision: at.Position.Revision, ClusterID: at.Position.ClusterID}
+	h := repository.Hashes{Cluster: a.Cluster, Timeline: at.Timeline, Revision: at.Position.Revision, Taken: time.Now()}
 	for _, c := range a.clients {
 		m, err := a.hashOf(ctx, c, at.Position.Revision)
 		if err != nil {
 			return err
 		}
-		h.Members = append(h.Members, m)
+		if m.MemberID != "" && !slices.ContainsFunc(h.Members, func(o repository.MemberHash) bool { return o.MemberID == m.MemberID }) {
+			h.Members = append(h.Members, m)
+		}
 	}
+	if len(h.Members) == 0 {
+		return member.ErrNoMember
+	}
+	h.Equal, h.Suspects = compareHashes(h.Members)
 	h, err := a.repo.PutHashes(ctx, a.writer, h)
 	if err != nil {
 		return err
@@ -134,14 +140,13 @@ func (a *archiver) hash(ctx context.Context) error {
 	return nil
 }
 
-// hashOf asks one member. That it does not answer is recorded; the error is that of ctx.
-func (a *archiver) hashOf(ctx context.Context, c *member.Client, at history.Revision) (repository.MemberHash, error) {
+// hashOf asks one member; its id is "" when it does not answer at all. The error is that of ctx.
+func (a *archiver) hashOf(ctx context.Context, c *member.Client, at history.Revision) (m repository.MemberHash, err error) {
 	ask, cancel := context.WithTimeout(ctx, hashTimeout)
 	defer cancel()
-	m := repository.MemberHash{Endpoint: c.Endpoint()}
 	status, err := c.Status(ask)
 	if err == nil {
-		m.MemberID = status.MemberID.String()
+		m.MemberID, m.Name = status.MemberID.String(), c.Endpoint()
 		m.Hash, m.CompactRevision, err = c.HashKV(ask, at)
 	}
 	if ctx.Err() != nil {
@@ -153,3 +158,37 @@ func (a *archiver) hashOf(ctx context.Context, c *member.Client, at history.Revi
 	return m, nil
 }
 
+// compareHashes tells whether members agree, and who does not. Only those that were compacted at the same revision can be
+// compared. Whoever is not of the largest group is suspect; when there is no largest, all are.
+func compareHashes(members []repository.MemberHash) (equal bool, suspects []string) {
+	type group struct{ largest, tied int }
+	counts := map[history.Revision]map[uint32]int{}
+	for _, m := range members {
+		if m.Missing != "" {
+			continue
+		}
+		if counts[m.CompactRevision] == nil {
+			counts[m.CompactRevision] = map[uint32]int{}
+		}
+		counts[m.CompactRevision][m.Hash]++
+	}
+	groups := map[history.Revision]group{}
+	for compact, hashes := range counts {
+		g := group{}
+		for _, n := range hashes {
+			switch {
+			case n > g.largest:
+				g = group{n, 1}
+			case n == g.largest:
+				g.tied++
+			}
+		}
+		groups[compact] = g
+	}
+	for _, m := range members {
+		if g := groups[m.CompactRevision]; m.Missing == "" && (g.tied > 1 || counts[m.CompactRevision][m.Hash] < g.largest) {
+			suspects = append(suspects, m.MemberID)
+		}
+	}
+	return len(suspects) == 0, suspects
+}

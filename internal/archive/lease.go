@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"crypto/rand"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -12,16 +11,9 @@ import (
 const (
 	// renewEvery is how long an archiver is silent at most; segments that are published are signs of life too.
 	renewEvery = 10 * time.Second
-	// leaseTime is how long a challenger sees nothing new before it takes over, by its own clock.
-	leaseTime = 30 * time.Second
-	// challengeEvery is how often a challenger looks.
-	challengeEvery = 3 * time.Second
 	// releaseTime bounds the last word.
 	releaseTime = 2 * time.Second
 )
-
-// newSession names one run of an archiver.
-func newSession() string { return rand.Text()[:16] }
 
 // sign is what shows that an archiver is alive: when it changes, one is. Times in it are not compared.
 type sign struct {
@@ -40,8 +32,8 @@ func (a *archiver) awaitLease(ctx context.Context) error {
 	if holder != nil {
 		a.Observe(Event{Standby: holder})
 	}
-	for quiet := time.Now(); holder != nil && time.Since(quiet) < leaseTime; {
-		if !wait(ctx, challengeEvery) {
+	for quiet := time.Now(); holder != nil && time.Since(quiet) < a.Takeover; {
+		if !wait(ctx, a.Takeover/10) {
 			return context.Cause(ctx)
 		}
 		now, next, err := a.look(ctx)
@@ -55,29 +47,44 @@ func (a *archiver) awaitLease(ctx context.Context) error {
 	return a.putLease(ctx, false)
 }
 
-// look gives the newest sign of life, and the other archiver that gave it: nil when there is none, when it was this host, or
-// when it said that it ended.
-func (a *archiver) look(ctx context.Context) (sign, *repository.Lease, error) {
-	leases, err := a.repo.Leases(ctx, a.Cluster)
+// look gives the newest sign of life on the newest timeline, and the other archiver that gave it: nil when there is none, when
+// it was this host, or when it said that it ended.
+func (a *archiver) look(ctx context.Context) (sign, *Holder, error) {
+	timelines, err := a.repo.Timelines(ctx, a.Cluster)
+	if err != nil || len(timelines) == 0 {
+		return sign{}, nil, err
+	}
+	seen := sign{timeline: timelines[len(timelines)-1]}
+	leases, _, err := a.repo.Leases(ctx, a.Cluster, seen.timeline, repository.ID{}, 1)
 	if err != nil {
 		return sign{}, nil, err
 	}
-	if len(leases) == 0 {
-		return sign{}, nil, nil
-	}
-	newest := leases[len(leases)-1]
-	seen := sign{lease: newest.ID.String(), timeline: newest.Timeline}
-	last, err := a.repo.LastSegment(ctx, a.Cluster, newest.Timeline)
+	last, err := a.repo.LastSegment(ctx, a.Cluster, seen.timeline)
 	if err != nil {
 		return sign{}, nil, err
 	}
+	var holder *Holder
 	if last != nil {
-		seen.last = last.Last
+		seen.last, holder = last.Last, &Holder{last.Signer, last.Last}
 	}
-	if newest.Signer == a.writer.Public().Fingerprint() || newest.Released {
-		return seen, nil, nil
+	// A lease is the last word when nothing was archived after it.
+	if len(leases) > 0 && leases[0].Err == nil && leases[0].Note.Revision >= seen.last {
+		lease := leases[0].Note
+		seen.lease, holder = lease.ID.String(), &Holder{lease.Signer, lease.Revision}
+		if lease.Release {
+			holder = nil
+		}
 	}
-	return seen, &newest, nil
+	if holder != nil && holder.Signer == a.writer.Public().Fingerprint() {
+		holder = nil
+	}
+	return seen, holder, nil
+}
+
+// seen is that at a time the cluster had a revision and no later one.
+type seen struct {
+	revision history.Revision
+	at       time.Time
 }
 
 // renewLease shows that this archiver is alive when nothing else does.
@@ -97,9 +104,15 @@ func (a *archiver) renewLease(ctx context.Context) {
 
 func (a *archiver) putLease(ctx context.Context, released bool) error {
 	a.mu.Lock()
-	timeline := a.state.Timeline
+	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.state.Timeline, Revision: a.state.Position.Revision, Session: a.session, Release: released}
+	if a.seen.revision == lease.Revision {
+		lease.AsOf = a.seen.at
+	}
 	a.mu.Unlock()
-	if err := a.repo.PutLease(ctx, a.writer, repository.Lease{Cluster: a.Cluster, Timeline: timeline, Session: a.session, Released: released}); err != nil {
+	if lease.Timeline == "" {
+		return nil // there is nothing to write yet
+	}
+	if _, err := a.repo.PutLease(ctx, a.writer, lease); err != nil {
 		return err
 	}
 	a.mu.Lock()

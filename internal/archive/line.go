@@ -59,7 +59,7 @@ func (a *archiver) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	recipients, err := a.repo.SealTo(ctx)
+	recipients, err := a.repo.SegmentSealTo(ctx)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, at position, b
 			m.Source.ClusterID, m.Content.Revision, c.Status.ClusterID, c.Status.Revision)
 	}
 	if first := m.Point().First; at.Revision > 0 && m.Timeline == before && first > at.Revision+1 {
-		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: at.Revision + 1, Last: first - 1, Why: v.why.Error()}
+		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: at.Revision + 1, Last: first - 1, Noticed: time.Now(), Reason: v.why.Error()}
 		if gap, err = a.repo.PutGap(ctx, a.writer, gap); err != nil {
 			return err
 		}

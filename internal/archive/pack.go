@@ -92,14 +92,15 @@ func (p *packer) run() error {
 		case <-ticker.C:
 		case <-p.due:
 		}
+		var full *segment.Builder
 		p.mu.Lock()
-		full, end, since, closed := p.filling, p.end, p.since, p.closed
-		if full.Events() > 0 {
-			p.filling = spare
+		end, since, closed := p.end, p.since, p.closed
+		if p.filling.Events() > 0 {
+			full, p.filling = p.filling, spare
 		}
 		p.room.Broadcast()
 		p.mu.Unlock()
-		if full.Events() > 0 {
+		if full != nil {
 			if err := p.spoolSegment(full, end, since); err != nil {
 				p.fail(err)
 				return err
@@ -155,8 +156,13 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 		}
 		s := &d.Segment
 		s.Events, s.Leases = summary.Events, int64(len(summary.Leases))
-		s.FirstTime, s.LastTime = summary.Times[0].From, summary.Times[len(summary.Times)-1].To
-		s.Exact = !slices.ContainsFunc(summary.Times, func(t history.Span) bool { return !t.Exact() })
+		s.Exact = true
+		for span := range summary.Times.All() {
+			if span.First == s.First {
+				s.FirstTime = span.From
+			}
+			s.LastTime, s.Exact = span.To, s.Exact && span.Exact()
+		}
 		s.Plain = repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])}
 		s.Object.Size, s.Object.SHA256 = stored.size, hex.EncodeToString(stored.sum.Sum(nil))
 		s.Object.Encryption = p.repo.Document().Encryption
@@ -265,9 +271,22 @@ func (p *packer) pump(ctx context.Context, events *capture.Events, j joint) erro
 		if err := p.take(batch, j); err != nil {
 			return err
 		}
+		p.idle(batch)
 		if p.spool.full() {
 			return errFull
 		}
+	}
+}
+
+// idle takes note of a sign of life: everything that the member had was read.
+func (p *packer) idle(batch capture.Batch) {
+	p.mu.Lock()
+	end := p.end.Revision
+	p.mu.Unlock()
+	if batch.Current <= end {
+		p.archiver.mu.Lock()
+		p.seen = seen{end, batch.Arrived}
+		p.archiver.mu.Unlock()
 	}
 }
 

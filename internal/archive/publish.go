@@ -49,7 +49,11 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 // publish sends one segment, which is then confirmed: the position moves.
 func (a *archiver) publish(ctx context.Context, d draft) (err error) {
 	if d.Segment.Object.Name == "" {
-		d.Segment.Object.Name = a.repo.NewSegmentData(d.Segment)
+		named, err := a.repo.NewSegmentData(a.Cluster, d.Segment.Timeline, d.Segment.First, d.Segment.Object.Recipients)
+		if err != nil {
+			return err
+		}
+		d.Segment.Object.Name, d.Segment.Completed = named.Name, time.Now()
 		if err := a.spool.name(d); err != nil {
 			return err
 		}
@@ -59,13 +63,26 @@ func (a *archiver) publish(ctx context.Context, d draft) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := a.repo.PutSegmentData(ctx, d.Segment.Object, file, time.Time{}); err != nil {
+	put, err := a.repo.PutSegmentData(ctx, d.Segment.Object, file, time.Time{})
+	if err != nil {
 		return err
+	}
+	if put.Name != d.Segment.Object.Name {
+		d.Segment.Object = put
+		if err := a.spool.name(d); err != nil {
+			return err
+		}
 	}
 	stored, err := a.repo.PublishSegment(ctx, a.writer, d.Segment)
 	var taken *repository.Taken
-	if errors.As(err, &taken) {
+	switch {
+	case errors.As(err, &taken) && taken.Winner.Plain == d.Segment.Plain:
+		stored, err = taken.Winner, nil // an earlier try of this archiver, or the same events by another one
+	case errors.As(err, &taken):
 		return fmt.Errorf("%w: revisions %d to %d are there", errSuperseded, taken.Winner.First, taken.Winner.Last)
+	case errors.Is(err, repository.ErrForged):
+		// Nothing can ever be published in that place, so the line goes on behind it.
+		return fmt.Errorf("%w, and what is there cannot be believed: %w", errSuperseded, err)
 	}
 	if err != nil {
 		return err

@@ -76,6 +76,10 @@ type Lease struct {
 	Timeline Timeline `json:"timeline"`
 	// Session is 16 hexadecimal digits that an archiver draws when it starts. It tells two on one host apart.
 	Session string `json:"session"`
+	// Revision is up to where its holder has archived the timeline; 0 when it has nothing of it.
+	Revision history.Revision `json:"revision"`
+	// AsOf is a time at which the cluster had Revision and no later one; left out when its holder did not know.
+	AsOf time.Time `json:"as-of,omitzero"`
 	// Release tells that the session has ended cleanly.
 	Release bool `json:"release"`
 	// Signer is who holds it.
@@ -170,6 +174,9 @@ func (l Lease) check() error {
 	if _, err := parseID(l.ID.String()); err != nil || !segmentRandom.MatchString(l.Session) {
 		return fmt.Errorf("its id is %q and its session %q, want 16 hexadecimal digits", l.ID, l.Session)
 	}
+	if l.Revision < 0 || l.Revision == 0 && !l.AsOf.IsZero() {
+		return fmt.Errorf("its revision is %d", l.Revision)
+	}
 	return nil
 }
 
@@ -217,9 +224,10 @@ func (r *Repository) Hashes(ctx context.Context, cluster string, t Timeline, mos
 	return notes(ctx, r, cluster, t, hashesFolder, parseHashes, "", most)
 }
 
-// PutLease signs and puts a lease. Cluster, Timeline, Session and Release are the caller's.
+// PutLease signs and puts a lease. Cluster, Timeline, Session, Revision, AsOf and Release are the caller's.
 func (r *Repository) PutLease(ctx context.Context, w *Writer, l Lease) (Lease, error) {
 	l.Format, l.Repository, l.ID, l.Signer = leaseFormat, r.document.Repository, newID(time.Now()), w.key.Public().Fingerprint()
+	l.AsOf = l.AsOf.UTC().Truncate(time.Millisecond)
 	if err := putNote(ctx, r, w, l); err != nil {
 		return Lease{}, fmt.Errorf("put lease: %w", err)
 	}

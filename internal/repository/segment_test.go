@@ -32,7 +32,7 @@ func (w *world) seal(t *testing.T, level int, first, last history.Revision, plai
 	t.Helper()
 	recipients, err := w.SegmentSealTo(t.Context())
 	must(t, err)
-	object, err := w.NewSegmentData("prod", line, first, recipients)
+	object, err := w.NewSegmentData("prod", line, first, keyIDs(recipients))
 	must(t, err)
 	var out bytes.Buffer
 	sealer, err := seal.NewWriter(&out, seal.Options{Recipients: recipients})
@@ -156,7 +156,7 @@ func TestSegmentRecipients(t *testing.T) {
 	if len(recipients) != 2 || recipients[1].String() != merge.String() {
 		t.Fatalf("recipients %v", recipients)
 	}
-	object, err := w.NewSegmentData("prod", line, 1, recipients)
+	object, err := w.NewSegmentData("prod", line, 1, keyIDs(recipients))
 	must(t, err)
 	if len(object.Recipients) != 2 || object.Recipients[1] != merge.KeyID() {
 		t.Errorf("object %+v", object)
@@ -642,4 +642,11 @@ func TestRetainedSegment(t *testing.T) {
 	if _, err := w.open(t, w.segments(t)[0].Segment); err != nil {
 		t.Error(err)
 	}
+}
+
+func keyIDs(recipients []seal.Recipient) (ids []string) {
+	for _, r := range recipients {
+		ids = append(ids, r.KeyID())
+	}
+	return ids
 }

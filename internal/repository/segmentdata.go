@@ -68,14 +68,11 @@ func (r *Repository) SegmentSealTo(ctx context.Context, extra ...seal.Recipient)
 	return all, seal.CheckRecipients(all)
 }
 
-// NewSegmentData names an object for a segment that was sealed to the recipients, as SegmentSealTo gave them. Size and SHA256
-// are for the caller to fill in.
-func (r *Repository) NewSegmentData(cluster string, t Timeline, first history.Revision, recipients []seal.Recipient) (Object, error) {
+// NewSegmentData names an object for a segment that was sealed to the recipients of SegmentSealTo, here by the ids of their
+// keys. Size and SHA256 are for the caller to fill in.
+func (r *Repository) NewSegmentData(cluster string, t Timeline, first history.Revision, recipients []string) (Object, error) {
 	d := segmentData{cluster: cluster, timeline: t, first: first, random: randomHex(8), encrypted: r.document.Encryption == Age}
-	o := Object{Name: d.name(), Encryption: r.document.Encryption}
-	for _, recipient := range recipients {
-		o.Recipients = append(o.Recipients, recipient.KeyID())
-	}
+	o := Object{Name: d.name(), Encryption: r.document.Encryption, Recipients: recipients}
 	if _, err := parseSegmentData(o.Name); err != nil {
 		return Object{}, err
 	}

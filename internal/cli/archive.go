@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-project/holdfast/internal/archive"
+	"github.com/holdfast-project/holdfast/internal/backup"
+	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/member"
+	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/store"
+)
+
+// archiveFolder is where archivers keep their state, below the home of all state.
+const archiveFolder = "archive"
+
+func (a *app) archive() *cobra.Command {
+	var f repoFlags
+	var etcd etcdFlags
+	var o archive.Options
+	var rate, spool string
+	command := &cobra.Command{
+		Use:   "archive",
+		Short: "Archive every revision of a cluster into a repository, until it is ended",
+		Long: "Archive every revision of a cluster into a repository, so that each moment can be restored: a watch on all keys is written\n" +
+			"as small sealed segments, seconds after the cluster wrote. It begins with a snapshot, and takes one from time to time, and\n" +
+			"whenever nothing proves that the history goes on. SIGINT and SIGTERM publish what was read and end it.\n" +
+			"It writes nothing to etcd. Several may run: one archives, the others wait and take over within a minute.\n" + volumesWarning,
+		Example: "  " + a.Program + " archive --repo file:///srv/backups --cluster prod --unit etcd\n" +
+			"  " + a.Program + " archive --cluster prod --endpoints https://10.0.0.1:2379,https://10.0.0.2:2379 --cacert ca.crt --cert c.crt --key c.key",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			pace, err := parsePace(rate)
+			if err != nil {
+				return err
+			}
+			limit, err := humanize.ParseBytes(spool)
+			if err != nil || limit < 1<<20 || limit > 1<<50 {
+				return usagef("--spool-limit must be a size from 1MiB on, such as 512MiB, given %q", spool)
+			}
+			o.SpoolLimit = int64(limit)
+			if o.Flush < 10*time.Millisecond || o.SnapshotEvery < time.Minute {
+				return usagef("--flush must be 10ms at least and --snapshot-every 1m, given %s and %s", o.Flush, o.SnapshotEvery)
+			}
+			repo, err := a.openRepository(c.Context(), &f)
+			if err != nil {
+				return err
+			}
+			if o.Cluster, err = f.oneCluster(c.Context(), repo); err != nil {
+				return hinted{err, "--cluster NAME says what the cluster is called in the repository"}
+			}
+			clients, authority, err := etcd.dial(a)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = closeAll(clients) }()
+			o.CASHA256 = authority
+			return a.runArchive(c.Context(), repo, clients, o, backup.Options{Cluster: o.Cluster, Rate: pace, CASHA256: authority}, &f)
+		},
+	}
+	flags := command.Flags()
+	f.register(a, flags)
+	f.registerCluster(flags)
+	etcd.register(a, flags)
+	flags.DurationVar(&o.Flush, "flush", time.Second, "how long an event waits at most before it is sent")
+	flags.StringVar(&spool, "spool-limit", "512MiB", "how much may wait on this machine's disk while the store does not take it")
+	flags.DurationVar(&o.SnapshotEvery, "snapshot-every", 24*time.Hour, "age at which a snapshot is followed by the next")
+	flags.StringVar(&rate, "max-rate", "automatic", "pace of snapshots, as in backup")
+	flags.BoolVar(&o.NewTimeline, "new-timeline", false, "the cluster was restored or replaced since it was read last, and that is known")
+	return command
+}
+
+func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clients []*member.Client, o archive.Options, b backup.Options, f *repoFlags) error {
+	writer, err := a.writer()
+	if err != nil {
+		return err
+	}
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	if a.Getenv("GOGC") == "" {
+		debug.SetGCPercent(leanCollection)
+	}
+	o.Dir = filepath.Join(home, archiveFolder, repo.Document().Repository, o.Cluster)
+	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
+		b := b
+		b.NewTimeline = newTimeline
+		m, err := backup.Run(ctx, repo, writer, clients, b)
+		if errors.Is(err, backup.ErrOtherCluster) || errors.Is(err, backup.ErrWentBack) {
+			err = store.Mark(err, archive.ErrFinal)
+		}
+		return m, err
+	}
+	o.Observe = archiveLog{a, f.output == "json", f.quiet}.say
+	err = archive.Run(ctx, repo, writer, clients, o)
+	switch {
+	case errors.Is(err, repository.ErrNotEnrolled):
+		return a.enrollHint(err, writer, "")
+	case errors.Is(err, repository.ErrRevoked):
+		return hinted{err, fmt.Sprintf("this host needs a new signing key: move %s away, then key enroll", writer.KeyFile())}
+	case errors.Is(err, backup.ErrOtherCluster), errors.Is(err, backup.ErrWentBack):
+		return hinted{err, "if the cluster was restored: --new-timeline; if it is another cluster: another --cluster name"}
+	case errors.Is(err, durable.ErrLocked):
+		return hinted{err, "an archiver of this cluster runs on this machine already"}
+	}
+	return err
+}
+
+// archiveLog tells what an archiver does: a line for each event on standard error, or JSON lines on standard output.
+type archiveLog struct {
+	*app
+	json, quiet bool
+}
+
+// archiveLine is one line of archive --output json; docs/contracts/repository.md has the form.
+type archiveLine struct {
+	Time  time.Time `json:"time"`
+	Event string    `json:"event"`
+	Text  string    `json:"text"`
+	// First and Last are the revisions that it is about; left out when it is about none.
+	First int64 `json:"first,omitempty"`
+	Last  int64 `json:"last,omitempty"`
+}
+
+func (l archiveLog) say(e archive.Event) {
+	line := archiveLineOf(e)
+	line.Time = time.Now().UTC().Truncate(time.Millisecond)
+	switch {
+	case l.json:
+		_ = json.NewEncoder(l.Stdout).Encode(line)
+	case e.Stored != nil && (l.quiet || !terminal(l.Stderr)):
+		// One each second is for a person who looks on.
+	default:
+		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
+	}
+}
+
+func archiveLineOf(e archive.Event) archiveLine {
+	line := archiveLine{}
+	set := func(event string, first, last int64, format string, args ...any) {
+		line = archiveLine{Event: event, First: first, Last: last, Text: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case e.Watching != nil:
+		w := e.Watching
+		set("watching", int64(w.From), 0, "reading %s, %s, from revision %s, %d behind", w.Endpoint, w.Role, w.From, w.Behind)
+	case e.Stored != nil:
+		s := e.Stored.Segment
+		set("stored", int64(s.First), int64(s.Last), "stored revisions %s to %s, %s, %s after the first; %s wait", s.First, s.Last,
+			humanize.Bytes(uint64(s.Object.Size)), e.Stored.Lag.Round(time.Millisecond), humanize.Bytes(uint64(e.Stored.Waiting)))
+	case e.Snapshot != nil:
+		m := e.Snapshot.Manifest
+		set("snapshot", int64(m.Point().First), int64(m.Content.Revision), "snapshot %s at revision %s, history from %s: %s", m.ID.Short(), m.Content.Revision, m.Point().First, e.Snapshot.Why)
+	case e.Gap != nil:
+		set("gap", int64(e.Gap.First), int64(e.Gap.Last), "GAP: revisions %s to %s are lost: %s", e.Gap.First, e.Gap.Last, e.Gap.Reason)
+	case e.NewTimeline != nil:
+		set("new-timeline", 0, 0, "NEW TIMELINE: the history that was archived does not go on: %v", e.NewTimeline)
+	case e.Standby != nil:
+		set("standby", 0, int64(e.Standby.Revision), "another archiver, signer %s, has come to revision %s: waiting while it is at work", e.Standby.Signer.Short(), e.Standby.Revision)
+	case e.Hashes != nil && e.Hashes.Equal:
+		set("hashes", 0, int64(e.Hashes.Revision), "the members agree at revision %s", e.Hashes.Revision)
+	case e.Hashes != nil:
+		set("hashes-differ", 0, int64(e.Hashes.Revision), "THE MEMBERS DIFFER at revision %s: %v", e.Hashes.Revision, e.Hashes.Suspects)
+	default:
+		set("trouble", 0, 0, "%v", e.Trouble)
+	}
+	return line
+}
