@@ -29,7 +29,7 @@ const modulePath = "github.com/holdfast-project/holdfast"
 // levels are the packages of internal/ from the ground up: imports only point down.
 var levels = [][]string{
 	{"durable", "history", "retention", "seal", "unit"},
-	{"action", "config", "inventory", "pki", "store"},
+	{"action", "config", "inventory", "pki", "segment", "store"},
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
 	{"capture", "deploy", "foreign", "repository", "scratch"},
 	{"backup", "restore"},
