@@ -30,6 +30,16 @@ type Record struct {
 	Offset int64
 }
 
+// ParseRecord reads one element of the key bucket again that Walk gave before: its key there and the message. The Record's
+// slices are those of stored, and its Offset is -1. What is no record is an ErrCorrupt.
+func ParseRecord(key, stored []byte) (Record, error) {
+	rec, what := parseRecord(key, stored)
+	if what != "" {
+		return Record{}, &Corrupt{Page: -1, Bucket: bucketKey, What: what}
+	}
+	return rec, nil
+}
+
 // parseRecord reads one element of the key bucket. What is wrong with it is told as a clause.
 func parseRecord(k, v []byte) (Record, string) {
 	if !isRevision(k) {
