@@ -65,3 +65,13 @@ func cpuTime(t testing.TB) time.Duration {
 	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
+
+// checkEmpty wants nothing to be left in a folder.
+func checkEmpty(t testing.TB, folder string) {
+	t.Helper()
+	left, err := os.ReadDir(folder)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("it left %v", left)
+	}
+}
