@@ -24,11 +24,18 @@ type FreshOptions struct {
 	DataDir string
 	// Name and PeerURL are those of the member that will serve the data.
 	Name, PeerURL string
-	// Size is that of the backend file, in bytes.
+	// Size is that of the backend file, in bytes. With Build it is what the file and all that Build writes into its work folder
+	// may take at once, which only has to be about right.
 	Size int64
 	// Fetch writes the backend file to dst and gives the same bytes to the scanner. It is called once. What it wrote is used
 	// only when it gives no error and the scanner found it whole.
 	Fetch func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error
+	// Build, when it is set, makes the backend file at path, where nothing is, instead of Fetch: as a regular file, whole, with
+	// or without etcd's trailer. work is an empty folder on the same file system, of mode 0700, which is removed afterwards.
+	// It is called once. What it made is used only when it gives no error and a scanner finds every page of it whole.
+	Build func(ctx context.Context, path, work string) error
+	// Revision, when it is set, is what the backend must have; see ErrOtherRevision.
+	Revision history.Revision
 	// Target, KeepRevision, HighestKnown and AcceptCorrupt are as in Options.
 	Target        Minor
 	KeepRevision  bool
@@ -39,7 +46,11 @@ type FreshOptions struct {
 // ErrTargetInUse means that a data dir is there already, or on its way.
 var ErrTargetInUse = errors.New("a restore writes only where there is no data")
 
-// Fresh makes a data dir where there is none, from a backend file that is fetched for it and checked while it comes. It works in a hidden folder beside
+// ErrOtherRevision means that the backend does not have the revision that was asked for.
+var ErrOtherRevision = errors.New("the backend is of another revision")
+
+// Fresh makes a data dir where there is none, from a backend file that is fetched for it and checked while it comes, or that is
+// built for it and then checked. It works in a hidden folder beside
 // the target, on the same file system, and gives the result its name by one rename, so that a data dir is there whole or
 // not at all. What a crash left in the hidden folder is removed by the next call; it holds every secret of a cluster.
 func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
@@ -131,18 +142,43 @@ func (o FreshOptions) space() int64 {
 
 // build makes the data dir in the stage. The backend is written once, where it will be served.
 func (o FreshOptions) build(ctx context.Context, opts Options, who identity) (Result, error) {
-	scanner := snapshot.NewScanner(snapshot.Options{Size: o.Size})
-	err := writeBackend(backendOf(opts.Stage), o.Size, scanner, durable.NewOverlapped, func(out io.Writer) error {
-		return o.Fetch(ctx, out, scanner)
-	})
+	scanner, err := o.backend(ctx, opts.Stage)
 	if err != nil {
 		return Result{}, err
 	}
 	if opts.Source, err = scanner.Finish(); err != nil {
 		return Result{}, err
 	}
+	if got := opts.Source.Revision; o.Revision != 0 && got != o.Revision {
+		return Result{}, fmt.Errorf("%w: want %d, got %d", ErrOtherRevision, o.Revision, got)
+	}
 	if err := opts.checkRevision(); err != nil {
 		return Result{}, err
 	}
 	return build(ctx, opts, who, scanner)
+}
+
+// backend makes the backend file and gives the scanner that has seen all of it.
+func (o FreshOptions) backend(ctx context.Context, stage datadir.Stage) (*snapshot.Scanner, error) {
+	path := backendOf(stage)
+	if o.Build != nil {
+		work := filepath.Join(stage.Data, "build")
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, err
+		}
+		if err := os.Mkdir(work, 0o700); err != nil {
+			return nil, err
+		}
+		if err := o.Build(ctx, path, work); err != nil {
+			return nil, err
+		}
+		if err := os.RemoveAll(work); err != nil {
+			return nil, err
+		}
+		return scanBuilt(ctx, path)
+	}
+	scanner := snapshot.NewScanner(snapshot.Options{Size: o.Size})
+	return scanner, writeBackend(path, o.Size, scanner, durable.NewOverlapped, func(out io.Writer) error {
+		return o.Fetch(ctx, out, scanner)
+	})
 }

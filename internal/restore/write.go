@@ -58,6 +58,29 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// scanBuilt judges a backend file that somebody else has made, and cuts off its trailer. It refuses what is no regular file.
+func scanBuilt(ctx context.Context, path string) (scanner *snapshot.Scanner, err error) {
+	stat, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !stat.Mode().IsRegular() {
+		return nil, errors.New("check backend: what was built is no regular file")
+	}
+	scanner = snapshot.NewScanner(snapshot.Options{Size: stat.Size()})
+	if err := copyScanned(ctx, path, io.Discard, scanner); err != nil {
+		return nil, err
+	}
+	info, err := scanner.Finish()
+	if err != nil {
+		return nil, err
+	}
+	if info.Trailer {
+		return scanner, os.Truncate(path, info.Size-sha256.Size)
+	}
+	return scanner, nil
+}
+
 // copyBytes is how much of a backend is copied at a time, in bytes.
 const copyBytes = 256 << 10
 

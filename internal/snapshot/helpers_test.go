@@ -280,6 +280,13 @@ func readRecords(b []byte, index *Index) (map[string]string, error) {
 		if r.Tombstone {
 			k = append(k, 't')
 		}
+		if r.Offset >= 0 {
+			if r.Offset+int64(len(r.Stored)) > int64(len(b)) || !bytes.Equal(b[r.Offset:r.Offset+int64(len(r.Stored))], r.Stored) {
+				return fmt.Errorf("record %d is not at offset %d", r.Revision, r.Offset)
+			}
+		} else if len(index.inline) == 0 {
+			return fmt.Errorf("record %d has no offset", r.Revision)
+		}
 		records[string(k)] = fmt.Sprint(int64(r.Revision), r.Sub, r.Tombstone, string(r.Key), sha256.Sum256(r.Value),
 			int64(r.CreateRevision), int64(r.ModRevision), r.Version, r.Lease)
 		return nil

@@ -22,6 +22,22 @@ type Record struct {
 	Version int64
 	// Lease is the lease that the key is attached to, or zero.
 	Lease int64
+	// Stored is the KeyValue message as it lies in the file, the reader's as Key and Value are. It is empty only where Key
+	// is.
+	Stored []byte
+	// Offset is where Stored begins in the file, in bytes: len(Stored) bytes from there are the message, so that it can
+	// be read again. It is -1 for a record inside the page of the root, as those of a backend with very few are.
+	Offset int64
+}
+
+// ParseRecord reads one element of the key bucket again that Walk gave before: its key there and the message. The Record's
+// slices are those of stored, and its Offset is -1. What is no record is an ErrCorrupt.
+func ParseRecord(key, stored []byte) (Record, error) {
+	rec, what := parseRecord(key, stored)
+	if what != "" {
+		return Record{}, &Corrupt{Page: -1, Bucket: bucketKey, What: what}
+	}
+	return rec, nil
 }
 
 // parseRecord reads one element of the key bucket. What is wrong with it is told as a clause.
@@ -31,7 +47,7 @@ func parseRecord(k, v []byte) (Record, string) {
 	}
 	var r Record
 	main, sub, tombstone := splitRevision(k)
-	r.Revision, r.Sub, r.Tombstone = history.Revision(main), sub, tombstone
+	r.Revision, r.Sub, r.Tombstone, r.Stored, r.Offset = history.Revision(main), sub, tombstone, v, -1
 	if !r.parseKeyValue(v) {
 		return Record{}, "a value is no KeyValue message"
 	}

@@ -20,21 +20,24 @@ const (
 // error of fn ends the walk and is returned as it is.
 //
 // The bytes are hashed on the way. Only when Walk returns nil are they known to be those that were judged; until
-// then, what fn was given must not be relied upon. Otherwise the error is ErrCorrupt, or that of r. Memory: the
+// then, what fn was given must not be relied upon, nor what is read at the offsets that it was given. Otherwise the error is ErrCorrupt, or that of r. Memory: the
 // largest record's pages.
 func Walk(r io.Reader, index *Index, fn func(Record) error) error {
 	w := reader{r: r, left: index.content(), hash: sha256.New()}
 	count := int64(0)
-	emit := func(page int64, k, v []byte) error {
+	emit := func(page, value int64, k, v []byte) error {
 		rec, what := parseRecord(k, v)
 		if what != "" {
 			return &Corrupt{Page: page, Bucket: bucketKey, What: what}
+		}
+		if page >= 0 {
+			rec.Offset = page*index.pageSize + value
 		}
 		count++
 		return fn(rec)
 	}
 	for _, in := range index.inline {
-		if err := emit(-1, in.key, in.value); err != nil {
+		if err := emit(-1, 0, in.key, in.value); err != nil {
 			return err
 		}
 	}
@@ -110,7 +113,7 @@ func (w *reader) fill() error {
 func (w *reader) skip(n int64) { w.at += int(n) }
 
 // leaf gives the records of a leaf page and tells how many pages it takes.
-func (w *reader) leaf(page int64, data []byte, index *Index, emit func(int64, []byte, []byte) error) (int64, error) {
+func (w *reader) leaf(page int64, data []byte, index *Index, emit func(page, value int64, k, v []byte) error) (int64, error) {
 	h := parseHeader(data)
 	n := int64(h.overflow) + 1
 	size := n * index.pageSize
@@ -139,7 +142,7 @@ func (w *reader) leaf(page int64, data []byte, index *Index, emit func(int64, []
 			f = faultFlags
 			break
 		}
-		if err := emit(page, data[e.key:e.value], data[e.value:es.end]); err != nil {
+		if err := emit(page, e.value, data[e.key:e.value], data[e.value:es.end]); err != nil {
 			return 0, err
 		}
 	}
