@@ -8,18 +8,20 @@ import (
 	"path/filepath"
 	"slices"
 
+	"go.etcd.io/etcd/client/pkg/v3/types"
+
 	"github.com/holdfast-project/holdfast/internal/datadir"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
 )
 
-// seal gives everything in the stage the modes that etcd uses and makes it durable.
-func seal(s datadir.Stage) error {
-	if err := sealTree(filepath.Join(s.Data, "member")); err != nil {
+// secure gives everything in the stage the modes that etcd uses and makes it durable.
+func secure(s datadir.Stage) error {
+	if err := secureTree(filepath.Join(s.Data, "member")); err != nil {
 		return err
 	}
 	if s.WAL != "" {
-		if err := sealTree(s.WAL); err != nil {
+		if err := secureTree(s.WAL); err != nil {
 			return err
 		}
 		if err := durable.SyncDir(filepath.Dir(s.WAL)); err != nil {
@@ -29,7 +31,7 @@ func seal(s datadir.Stage) error {
 	return errors.Join(durable.SyncDir(s.Data), durable.SyncDir(filepath.Dir(s.Data)))
 }
 
-func sealTree(root string) error {
+func secureTree(root string) error {
 	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -91,13 +93,21 @@ func inspect(scanner *snapshot.Scanner, opts Options, result Result) error {
 	if err != nil {
 		return err
 	}
-	return onlyMember(members, result.MemberID, opts.Name, opts.PeerURL)
+	return opts.onlyMembers(members, result.MemberID)
 }
 
-// onlyMember wants exactly one member that is the new one.
-func onlyMember(members []datadir.Member, id uint64, name, peerURL string) error {
-	if len(members) != 1 || members[0].ID != id || members[0].Name != name ||
-		!slices.Equal(members[0].PeerURLs, []string{peerURL}) || members[0].Learner {
+// onlyMembers wants the members of the new cluster and no others. id is that of the member whose data dir it is.
+func (o Options) onlyMembers(members []datadir.Member, id uint64) error {
+	urls, err := types.NewURLsMap(o.initialCluster())
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if !slices.Equal(m.PeerURLs, urls[m.Name].StringSlice()) || m.Learner || (m.ID == id) != (m.Name == o.Name) {
+			return fmt.Errorf("check new data dir: its members are %+v", members)
+		}
+	}
+	if len(members) != len(urls) {
 		return fmt.Errorf("check new data dir: its members are %+v", members)
 	}
 	return nil

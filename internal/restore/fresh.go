@@ -36,11 +36,12 @@ type FreshOptions struct {
 	Build func(ctx context.Context, path, work string) error
 	// Revision, when it is set, is what the backend must have; see ErrOtherRevision.
 	Revision history.Revision
-	// Target, KeepRevision, HighestKnown and AcceptCorrupt are as in Options.
-	Target        Minor
-	KeepRevision  bool
-	HighestKnown  history.Revision
-	AcceptCorrupt bool
+	// InitialCluster, Token, Target, KeepRevision, Bump, HighestKnown and AcceptCorrupt are as in Options.
+	InitialCluster, Token string
+	Target                Minor
+	KeepRevision          bool
+	Bump, HighestKnown    history.Revision
+	AcceptCorrupt         bool
 }
 
 // ErrTargetInUse means that a data dir is there already, or on its way.
@@ -61,8 +62,8 @@ func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
 	}()
 	o.DataDir = filepath.Clean(o.DataDir)
 	opts := Options{
-		Name: o.Name, PeerURL: o.PeerURL,
-		Target: o.Target, KeepRevision: o.KeepRevision, HighestKnown: o.HighestKnown, AcceptCorrupt: o.AcceptCorrupt,
+		Name: o.Name, PeerURL: o.PeerURL, InitialCluster: o.InitialCluster, Token: o.Token,
+		Target: o.Target, KeepRevision: o.KeepRevision, Bump: o.Bump, HighestKnown: o.HighestKnown, AcceptCorrupt: o.AcceptCorrupt,
 	}
 	who, err := opts.identify()
 	if err != nil {

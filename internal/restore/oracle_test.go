@@ -37,11 +37,11 @@ func restoreWhole(t *testing.T, opts Options, who identity) {
 	}
 	if !opts.KeepRevision {
 		config.MarkCompacted = true
-		config.RevisionBump = uint64(NextRevision(opts.Source.Revision, opts.HighestKnown, false) - source.lastRecord)
+		config.RevisionBump = uint64(NextRevision(opts.Source.Revision, opts.HighestKnown, RevisionBump) - source.lastRecord)
 	}
 	must(t, runEtcd(func(log *zap.Logger) error { return etcdsnapshot.NewV3(log).Restore(config) }))
 	must(t, dropState(backendOf(opts.Stage), source, opts))
-	must(t, seal(opts.Stage))
+	must(t, secure(opts.Stage))
 }
 
 // content is everything that a backend holds.

@@ -47,12 +47,12 @@ type Live struct {
 	V2Keys int64 `json:"v2-keys,omitempty"`
 }
 
-// NextRevision is the revision that a restore goes on from: see Options.KeepRevision.
-func NextRevision(source, highestKnown history.Revision, keep bool) history.Revision {
-	if keep {
+// NextRevision is the revision that a restore goes on from: see Options.Bump. With a bump of 0 the revision is kept.
+func NextRevision(source, highestKnown, bump history.Revision) history.Revision {
+	if bump == 0 {
 		return source
 	}
-	return max(source, highestKnown) + RevisionBump
+	return max(source, highestKnown) + bump
 }
 
 // String is the plan for people, some lines.

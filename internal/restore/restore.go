@@ -13,6 +13,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/uuid"
 	"go.etcd.io/etcd/client/pkg/v3/types"
@@ -41,6 +43,9 @@ const RevisionBump = 1_000_000_000
 // ErrCorruptAlarm means that the members of the cluster that was saved had found their data to differ.
 var ErrCorruptAlarm = errors.New("the backend carries a CORRUPT alarm: its cluster had found that its members disagree")
 
+// ErrNoToken means that a cluster of several members has no token, so that each would be restored into a cluster of its own.
+var ErrNoToken = errors.New("several members must be restored with the same token, one that no other restore had")
+
 // Options of Build.
 type Options struct {
 	// Backend is the path of the backend file, with or without etcd's trailer. It is only read.
@@ -53,10 +58,15 @@ type Options struct {
 	Name, PeerURL string
 	// Target is the version of the etcd that will serve the data; zero when that is not known.
 	Target Minor
-	// KeepRevision lets the new cluster go on at the revision of the backend. By default it goes on RevisionBump above
-	// that and HighestKnown, and everything below is marked compacted: then watchers and caches that have seen a later
-	// revision, as those of Kubernetes API servers, notice and read everything again, instead of missing changes.
+	// InitialCluster are all members of the new cluster, "NAME=URL,NAME=URL", this one with them; "" is this one alone. Each
+	// of several is restored with the same Token, which makes them one cluster; "" is a token that no other restore has.
+	InitialCluster, Token string
+	// KeepRevision lets the new cluster go on at the revision of the backend. By default it goes on Bump above that and
+	// HighestKnown, and everything below is marked compacted: then watchers and caches that have seen a later revision, as
+	// those of Kubernetes API servers, notice and read everything again, instead of missing changes.
 	KeepRevision bool
+	// Bump is RevisionBump when zero.
+	Bump history.Revision
 	// HighestKnown is the highest revision that clients of the unit may have seen; zero when not known.
 	HighestKnown history.Revision
 	// AcceptCorrupt takes a backend that carries a CORRUPT alarm.
@@ -142,11 +152,29 @@ func (o Options) check() error {
 }
 
 func (o Options) checkRevision() error {
-	if last := max(o.Source.Revision, o.HighestKnown); last > math.MaxInt64-2*RevisionBump {
-		return fmt.Errorf("revision %d is too high to go on from", last)
+	if o.Bump < 0 {
+		return fmt.Errorf("a revision does not go on by %d", o.Bump)
+	}
+	// After it there must be room for all that the cluster will ever write, and for the next restore.
+	if last := max(o.Source.Revision, o.HighestKnown); last > math.MaxInt64-2*max(o.bump(), RevisionBump) || o.bump() > math.MaxInt64/4 {
+		return fmt.Errorf("revision %d is too high to go on from by %d", last, o.bump())
 	}
 	return nil
 }
+
+// bump is by how much the revision goes on; 0 when it is kept.
+func (o Options) bump() history.Revision {
+	switch {
+	case o.KeepRevision:
+		return 0
+	case o.Bump == 0:
+		return RevisionBump
+	}
+	return o.Bump
+}
+
+// initialCluster are the members of the new cluster.
+func (o Options) initialCluster() string { return cmp.Or(o.InitialCluster, o.Name+"="+o.PeerURL) }
 
 // build turns the stage, which holds the backend where it will be served and nothing else, into a data dir. The scanner
 // has found that backend whole.
@@ -161,11 +189,11 @@ func build(ctx context.Context, opts Options, who identity, scanner *snapshot.Sc
 	}
 	result := Result{
 		HashChecked: opts.Source.Trailer, DroppedAlarms: source.alarms, ClusterID: who.cluster, MemberID: who.member,
-		Revision: NextRevision(opts.Source.Revision, opts.HighestKnown, opts.KeepRevision), Compacted: !opts.KeepRevision,
+		Revision: NextRevision(opts.Source.Revision, opts.HighestKnown, opts.bump()), Compacted: !opts.KeepRevision,
 	}
 	config := etcdsnapshot.RestoreConfig{
 		SnapshotPath: bones.before(), SkipHashCheck: true,
-		Name: opts.Name, PeerURLs: []string{opts.PeerURL}, InitialCluster: opts.Name + "=" + opts.PeerURL, InitialClusterToken: who.token,
+		Name: opts.Name, PeerURLs: []string{opts.PeerURL}, InitialCluster: opts.initialCluster(), InitialClusterToken: who.token,
 		OutputDataDir: bones.data(), OutputWALDir: opts.Stage.WAL,
 	}
 	if result.Compacted {
@@ -180,7 +208,7 @@ func build(ctx context.Context, opts Options, who identity, scanner *snapshot.Sc
 		func() error { return dropState(bones.after(), source, opts) },
 		func() error { return bones.graft(backend) },
 		func() error { return bones.move(opts.Stage) },
-		func() error { return seal(opts.Stage) },
+		func() error { return secure(opts.Stage) },
 		func() error { return inspect(scanner, opts, result) },
 	}
 	for _, step := range steps {
@@ -206,19 +234,29 @@ func (o Options) identify() (identity, error) {
 	if o.Name == "" {
 		return identity{}, errors.New("the member has no name")
 	}
-	who := identity{token: uuid.NewString()}
-	urls, err := types.NewURLsMap(o.Name + "=" + o.PeerURL)
+	own, err := types.NewURLsMap(o.Name + "=" + o.PeerURL)
 	if err != nil {
 		return identity{}, err
 	}
-	if len(urls) != 1 || len(urls[o.Name]) != 1 {
+	if len(own) != 1 || len(own[o.Name]) != 1 {
 		return identity{}, fmt.Errorf("name %q and peer URL %q do not make one member", o.Name, o.PeerURL)
 	}
+	urls, err := types.NewURLsMap(o.initialCluster())
+	if err != nil {
+		return identity{}, err
+	}
+	if !slices.Equal(urls[o.Name].StringSlice(), own[o.Name].StringSlice()) {
+		return identity{}, fmt.Errorf("member %q with peer URL %q is not in the initial cluster %q", o.Name, o.PeerURL, o.initialCluster())
+	}
+	if len(urls) > 1 && o.Token == "" {
+		return identity{}, ErrNoToken
+	}
+	who := identity{token: cmp.Or(o.Token, uuid.NewString())}
 	cluster, err := membership.NewClusterFromURLsMap(zap.NewNop(), who.token, urls)
 	if err != nil {
 		return identity{}, err
 	}
-	who.cluster, who.member = uint64(cluster.ID()), uint64(cluster.MemberIDs()[0])
+	who.cluster, who.member = uint64(cluster.ID()), uint64(cluster.MemberByName(o.Name).ID)
 	return who, nil
 }
 

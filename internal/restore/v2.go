@@ -65,7 +65,7 @@ func BuildV2(ctx context.Context, opts V2Options) (result V2Result, err error) {
 	for _, step := range []func() error{
 		func() error { return runEtcd(func(log *zap.Logger) error { return layV2(log, opts, result) }) },
 		func() error { return opts.Found(ctx, result) },
-		func() error { return seal(opts.Stage) },
+		func() error { return secure(opts.Stage) },
 		func() error { return inspectV2(opts, result) },
 	} {
 		if ctx.Err() != nil {
@@ -201,5 +201,5 @@ func inspectV2(opts V2Options, result V2Result) error {
 	if err != nil {
 		return err
 	}
-	return onlyMember(members, result.MemberID, opts.Name, opts.PeerURL)
+	return Options{Name: opts.Name, PeerURL: opts.PeerURL}.onlyMembers(members, result.MemberID)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/capture"
 	"github.com/holdfast-project/holdfast/internal/config"
 	"github.com/holdfast-project/holdfast/internal/datadir"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/restore"
 )
@@ -203,7 +204,11 @@ func (r *restoration) makePlan(ctx context.Context) error {
 	if live != nil {
 		highest = max(highest, live.Revision)
 	}
-	r.plan.Revision = restore.NextRevision(r.source.info.Revision, highest, !r.plan.Compacted)
+	bump := history.Revision(0)
+	if r.plan.Compacted {
+		bump = restore.RevisionBump
+	}
+	r.plan.Revision = restore.NextRevision(r.source.info.Revision, highest, bump)
 	if _, err := os.Stat(filepath.Join(r.Record.DataDir, "member")); err == nil {
 		kept, err := datadir.KeptName(r.stamp)
 		if err != nil {

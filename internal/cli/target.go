@@ -1,0 +1,346 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+
+	"github.com/holdfast-project/holdfast/internal/coverage"
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/restore"
+)
+
+// targetFlags say which moment of a cluster is wanted.
+type targetFlags struct {
+	latest   bool
+	at       string
+	revision int64
+	snapshot string
+	timeline string
+}
+
+func (t *targetFlags) register(flags *pflag.FlagSet) {
+	flags.BoolVar(&t.latest, "latest", false, "the latest revision that is stored; the default")
+	flags.StringVar(&t.at, "at", "", "a time, such as 2026-11-22T10:04:30Z, 10:04 in local time, or \"10 minutes ago\": the last revision that came about not after it")
+	flags.Int64Var(&t.revision, "revision", 0, "a revision: the state after all its events")
+	flags.StringVar(&t.snapshot, "snapshot", "", "a snapshot, by an id of list")
+	flags.StringVar(&t.timeline, "timeline", "", "the life of the cluster that it is on, where several have it, as list shows them")
+}
+
+// resolved is a moment that can be restored.
+type resolved struct {
+	repo    *repository.Repository
+	parts   restore.Parts
+	cluster string
+	// asked is the target as a person would say it.
+	asked string
+	chain coverage.Chain
+	// snapshots are the points of the cluster, timelines what is known of it.
+	timelines []coverage.Timeline
+}
+
+// restoreChain is the chain in the words of restore.
+func (r *resolved) restoreChain(keepHistory bool) restore.Chain {
+	return restore.Chain{Base: r.chain.Base, Segments: r.chain.Segments, Revision: r.chain.Revision, KeepHistory: keepHistory}
+}
+
+// check looks at the flags and at the word that names a snapshot, "" for none.
+func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error) {
+	given := 0
+	for _, is := range []bool{t.latest, t.at != "", t.revision != 0, t.snapshot != "", word != ""} {
+		if is {
+			given++
+		}
+	}
+	if given > 1 {
+		return coverage.Target{}, usagef("want one of --latest, --at, --revision and --snapshot")
+	}
+	target := coverage.Target{Revision: history.Revision(t.revision), Timeline: repository.Timeline(t.timeline)}
+	if t.revision < 0 {
+		return target, usagef("--revision must be above 0, given %d", t.revision)
+	}
+	if t.timeline != "" {
+		if err := repository.CheckTimeline(t.timeline); err != nil {
+			return target, usageError{err}
+		}
+	}
+	if t.at != "" {
+		at, err := parseMoment(t.at, now)
+		if err != nil {
+			return target, usagef("--at: %w", err)
+		}
+		target.Time = at
+	}
+	return target, nil
+}
+
+// resolve finds what leads to a moment. Keys are asked for when they are needed.
+func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word string) (*resolved, error) {
+	target, err := t.check(word, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	repo, err := a.openRepository(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	r := &resolved{repo: repo, parts: restore.Parts{Repository: repo}, asked: target.String()}
+	if r.cluster, err = f.oneCluster(ctx, repo); err != nil {
+		return nil, err
+	}
+	var strange []error
+	if r.timelines, strange, err = coverageOf(ctx, repo, r.cluster); err != nil {
+		return nil, err
+	}
+	for _, err := range strange {
+		fmt.Fprintf(a.Stderr, "passed over: %v\n", err)
+	}
+	if word == "" {
+		word = t.snapshot
+	}
+	if word != "" && word != "latest" {
+		return r, r.pick(ctx, word)
+	}
+	times := func(s repository.Segment) ([]history.Span, error) {
+		if err := r.identify(f); err != nil {
+			return nil, fmt.Errorf("the times within segment %s are encrypted: %w", s.Range(), err)
+		}
+		return r.parts.Times(ctx, s)
+	}
+	r.chain, err = coverage.Resolve(r.timelines, target, times)
+	if _, is := errors.AsType[*coverage.Unreachable](err); is {
+		return nil, hinted{err, a.Program + " list shows what can be reached"}
+	}
+	return r, err
+}
+
+// identify reads the keys, once.
+func (r *resolved) identify(f *repoFlags) (err error) {
+	if r.parts.Identities == nil {
+		r.parts.Identities, err = f.identities(r.repo)
+	}
+	return err
+}
+
+// pick takes a snapshot by its id.
+func (r *resolved) pick(ctx context.Context, word string) error {
+	point, err := r.repo.Find(ctx, r.cluster, word)
+	if errors.Is(err, repository.ErrNoPoint) {
+		return hinted{err, "holdfast list shows what there is"}
+	}
+	if err != nil {
+		return err
+	}
+	m, err := r.repo.Manifest(ctx, point)
+	if err != nil {
+		return err
+	}
+	r.asked = "snapshot " + m.ID.Short()
+	r.chain = coverage.Chain{Timeline: m.Timeline, Revision: m.Content.Revision, Base: m, Newest: m.Content.Revision,
+		Time: history.Span{Range: history.Range{First: m.Content.Revision, Last: m.Content.Revision}, To: m.Completed}}
+	for _, t := range r.timelines {
+		r.chain.Highest = max(r.chain.Highest, t.Last())
+		if t.ID == m.Timeline {
+			r.chain.Newest = max(r.chain.Newest, t.Last())
+		}
+	}
+	return nil
+}
+
+// coverageOf reads the manifests of a cluster. What cannot be believed does not count, and is told.
+func coverageOf(ctx context.Context, repo *repository.Repository, cluster string) (timelines []coverage.Timeline, strange []error, err error) {
+	reads, _, err := repo.Snapshots(ctx, cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	var manifests []repository.Manifest
+	lines := map[repository.Timeline]bool{}
+	for _, read := range reads {
+		if read.Err != nil {
+			strange = append(strange, read.Err)
+			continue
+		}
+		manifests = append(manifests, read.Manifest)
+		lines[read.Manifest.Timeline] = true
+	}
+	points, _, err := repo.SegmentPoints(ctx, cluster, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	segments, more, err := segmentsOf(ctx, repo, points)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range segments {
+		lines[s.Timeline] = true
+	}
+	var seen []coverage.Seen
+	for line := range lines {
+		leases, _, err := repo.Leases(ctx, cluster, line, repository.ID{}, 1)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, l := range leases {
+			if l.Err == nil && !l.Note.AsOf.IsZero() {
+				seen = append(seen, coverage.Seen{Timeline: line, Revision: l.Note.Revision, At: l.Note.AsOf})
+			}
+		}
+	}
+	return coverage.Of(manifests, segments, seen), append(strange, more...), nil
+}
+
+// segmentsOf reads the manifests of segments, of the highest levels that there are first: what a merged one holds is not
+// asked for again, unless it cannot be believed.
+func segmentsOf(ctx context.Context, repo *repository.Repository, points []repository.SegmentPoint) (segments []repository.Segment, strange []error, err error) {
+	held := map[repository.Timeline][]history.Range{}
+	for level := repository.SegmentDay; level >= repository.SegmentLive; level-- {
+		var wanted []repository.SegmentPoint
+		for _, p := range points {
+			within := slices.ContainsFunc(held[p.Timeline], func(r history.Range) bool { return r.Contains(p.First) && r.Contains(max(p.First, p.Last)) })
+			if p.Level == level && !within {
+				wanted = append(wanted, p)
+			}
+		}
+		reads, err := repo.SegmentsOf(ctx, wanted)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, read := range reads {
+			if read.Err != nil {
+				strange = append(strange, read.Err)
+				continue
+			}
+			segments = append(segments, read.Segment)
+			if level != repository.SegmentLive {
+				held[read.Segment.Timeline] = append(held[read.Segment.Timeline], read.Segment.Range())
+			}
+		}
+	}
+	return segments, strange, nil
+}
+
+// momentPlan is what --plan shows; docs/contracts/repository.md has the JSON form.
+type momentPlan struct {
+	Cluster  string `json:"cluster"`
+	Timeline string `json:"timeline"`
+	Target   string `json:"target"`
+	Revision int64  `json:"revision"`
+	// TimeFrom and TimeTo are between which times the revision came about: the same when it was seen as it came.
+	TimeFrom string `json:"time-from,omitempty"`
+	TimeTo   string `json:"time-to"`
+
+	Snapshot         string `json:"snapshot"`
+	SnapshotRevision int64  `json:"snapshot-revision"`
+	Segments         int    `json:"segments"`
+	Events           int64  `json:"events"`
+	// ReadBytes is what is read from the store, DiskBytes about what is written at most.
+	ReadBytes int64 `json:"read-bytes"`
+	DiskBytes int64 `json:"disk-bytes"`
+	// Seconds is an estimate.
+	Seconds int64 `json:"estimated-seconds"`
+
+	// LostRevisions is how many revisions the repository knows after the target on its timeline; Newest is the last one.
+	LostRevisions int64    `json:"lost-revisions"`
+	Newest        int64    `json:"newest-revision"`
+	Notes         []string `json:"notes"`
+
+	DataDir        string `json:"data-dir,omitempty"`
+	Name           string `json:"name,omitempty"`
+	InitialCluster string `json:"initial-cluster,omitempty"`
+	// NextRevision is the first one of the new cluster; Compacted, that all before it is marked compacted.
+	NextRevision int64 `json:"next-revision,omitempty"`
+	Compacted    bool  `json:"compacted,omitempty"`
+}
+
+// What a restore does in a second on a small machine: bytes read from a near store and unsealed, bytes of backend written and
+// synced, and events replayed. They make an estimate and no promise.
+const (
+	readRate   = 100 << 20
+	writeRate  = 200 << 20
+	replayRate = 150_000
+)
+
+// plan describes the chain.
+func (r *resolved) plan(keepHistory bool) momentPlan {
+	c := r.chain
+	events := c.Events()
+	p := momentPlan{
+		Cluster: r.cluster, Timeline: string(c.Timeline), Target: r.asked, Revision: int64(c.Revision), TimeTo: coverage.Stamp(c.Time.To),
+		Snapshot: c.Base.ID.Long(), SnapshotRevision: int64(c.Base.Content.Revision), Segments: len(c.Segments), Events: events,
+		ReadBytes: c.Size(), DiskBytes: r.restoreChain(keepHistory).Space(),
+		LostRevisions: int64(c.Newest - c.Revision), Newest: int64(c.Newest), Notes: []string{},
+	}
+	p.Seconds = 1 + p.ReadBytes/readRate + p.DiskBytes/writeRate + events/replayRate
+	if !c.Time.From.IsZero() {
+		p.TimeFrom = coverage.Stamp(c.Time.From)
+	}
+	base := c.Base.Content
+	note := func(format string, args ...any) { p.Notes = append(p.Notes, fmt.Sprintf(format, args...)) }
+	if base.AuthEnabled {
+		note("users must log in; users, roles and passwords are those of revision %s, %s", base.Revision, c.Base.Completed.Format(rfc3339))
+	} else if len(c.Segments) > 0 {
+		note("users and roles are those of revision %s, %s", base.Revision, c.Base.Completed.Format(rfc3339))
+	}
+	if c.Base.HashKV.Missing != "" {
+		note("the snapshot has no hash of its cluster: %s", c.Base.HashKV.Missing)
+	}
+	if c.Base.Source.File != nil || c.Base.Source.Adopted {
+		note("the snapshot is not from a live member: when it was taken is hearsay")
+	}
+	for _, t := range r.timelines {
+		if t.ID == c.Timeline {
+			for _, gap := range t.Gaps() {
+				if gap.Last < c.Revision {
+					note("revisions %s of this timeline were lost; that changes nothing for revision %s", gap, c.Revision)
+				}
+			}
+		}
+	}
+	if c.Highest > c.Newest {
+		note("another timeline of this cluster has come to revision %s", c.Highest)
+	}
+	return p
+}
+
+// lines are the plan for people.
+func (p momentPlan) lines() [][2]string {
+	when := p.TimeTo
+	switch {
+	case p.TimeFrom == "":
+		when = "not after " + p.TimeTo
+	case p.TimeFrom != p.TimeTo:
+		when = "between " + p.TimeFrom + " and " + p.TimeTo
+	}
+	list := [][2]string{{"reaches", fmt.Sprintf("revision %d, %s, on timeline %s", p.Revision, when, p.Timeline)}}
+	from := fmt.Sprintf("snapshot %s, revision %d", p.Snapshot, p.SnapshotRevision)
+	if p.Segments > 0 {
+		from += fmt.Sprintf(", and %d segments with %d events", p.Segments, p.Events)
+	}
+	list = append(list, [2]string{"from", from},
+		[2]string{"takes", fmt.Sprintf("%s to read, %s of disk, about %s", humanize.Bytes(uint64(p.ReadBytes)), humanize.Bytes(uint64(p.DiskBytes)), time.Duration(p.Seconds)*time.Second)})
+	if p.LostRevisions > 0 {
+		list = append(list, [2]string{"loses", fmt.Sprintf("%d revisions after it, up to %d, which is the last one that is stored", p.LostRevisions, p.Newest)})
+	} else {
+		list = append(list, [2]string{"loses", "nothing that is stored; what the cluster wrote after it is not"})
+	}
+	if p.DataDir != "" {
+		list = append(list, [2]string{"into", fmt.Sprintf("%s, a new data dir for member %q of %s", p.DataDir, p.Name, p.InitialCluster)})
+	}
+	switch {
+	case p.NextRevision == 0:
+	case p.Compacted:
+		list = append(list, [2]string{"revision", fmt.Sprintf("%d; below it all is marked compacted, so that clients read everything again", p.NextRevision)})
+	default:
+		list = append(list, [2]string{"revision", fmt.Sprintf("%d; clients that have seen a later one will miss changes", p.NextRevision)})
+	}
+	for _, n := range p.Notes {
+		list = append(list, [2]string{"note", n})
+	}
+	return list
+}

@@ -1,0 +1,137 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/replay"
+	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
+	"github.com/holdfast-project/holdfast/internal/segment"
+	"github.com/holdfast-project/holdfast/internal/snapshot"
+)
+
+// Chain is what leads to a revision: a snapshot, and the segments after it without a hole.
+type Chain struct {
+	Base     repository.Manifest
+	Segments []repository.Segment
+	Revision history.Revision
+	// KeepHistory keeps what was written before the revision, from the compact revision of the snapshot on.
+	KeepHistory bool
+}
+
+// Plain tells whether the snapshot is the revision, so that it can be used as it is.
+func (c Chain) Plain() bool { return len(c.Segments) == 0 && c.Revision == c.Base.Content.Revision }
+
+// Space is about what Parts.Backend takes on the disk while it works, in bytes: the snapshot, what lives of the segments, and
+// the result.
+func (c Chain) Space() int64 {
+	base := c.Base.Content.Size
+	if c.Plain() {
+		return base
+	}
+	var events int64
+	for _, s := range c.Segments {
+		events += s.Plain.Size
+	}
+	return 2*base + min(events, base)
+}
+
+// Parts reads what a repository holds.
+type Parts struct {
+	Repository *repository.Repository
+	// Identities open what is encrypted.
+	Identities []seal.Identity
+	// Observe is given the stored bytes of snapshots and the plain ones of segments as they are read. It may be nil.
+	Observe io.Writer
+}
+
+// Backend makes, at path, the backend file of a chain's revision, out of parts that are checked as they are read: an error of
+// any leaves no file at path. work is an empty folder of mode 0700 on the same file system; what is written into it holds every
+// secret of the cluster. It is the caller's to remove.
+func (p Parts) Backend(ctx context.Context, c Chain, path, work string) (replay.Result, error) {
+	base, err := p.base(ctx, c.Base, filepath.Join(work, "base"))
+	if err != nil {
+		return replay.Result{}, err
+	}
+	var segments []replay.Segment
+	for _, s := range c.Segments {
+		segments = append(segments, replay.Segment{Range: s.Range(), Open: func(ctx context.Context) (replay.Events, error) { return p.open(ctx, s) }})
+	}
+	return replay.Backend(ctx, path, base, segments, replay.Options{Target: c.Revision, KeepHistory: c.KeepHistory, Work: work})
+}
+
+// base brings the snapshot of a chain to the disk, and checks all of it.
+func (p Parts) base(ctx context.Context, m repository.Manifest, path string) (base replay.Base, err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return base, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	scanner := snapshot.NewScanner(snapshot.Options{Size: m.Content.Size})
+	if err := p.Repository.FetchScanned(ctx, m, p.Identities, durable.NewOverlapped(file), p.Observe, scanner); err != nil {
+		return base, fmt.Errorf("snapshot %s: %w", m.ID.Short(), err)
+	}
+	info, err := scanner.Finish()
+	return replay.Base{File: path, Info: info, Index: scanner.Index()}, err
+}
+
+// segmentEvents are the events of a stored segment.
+type segmentEvents struct {
+	content io.ReadCloser
+	*segment.Reader
+	name history.Range
+}
+
+func (p Parts) open(ctx context.Context, s repository.Segment) (*segmentEvents, error) {
+	content, err := p.Repository.OpenSegment(ctx, s, p.Identities)
+	if err != nil {
+		return nil, fmt.Errorf("segment %s: %w", s.Range(), err)
+	}
+	var plain io.Reader = content
+	if p.Observe != nil {
+		plain = io.TeeReader(content, p.Observe)
+	}
+	reader, err := segment.NewReader(plain, s.Plain.Size)
+	if err == nil && reader.Head().Range != s.Range() {
+		err = fmt.Errorf("%w: it says that it holds %s", repository.ErrForged, reader.Head().Range)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("segment %s: %w", s.Range(), err), content.Close())
+	}
+	return &segmentEvents{content, reader, s.Range()}, nil
+}
+
+func (e *segmentEvents) Next() (history.Event, error) {
+	event, err := e.Reader.Next()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("segment %s: %w", e.name, err)
+	}
+	return event, err
+}
+
+func (e *segmentEvents) Leases() []history.Lease { return e.Head().Leases }
+
+func (e *segmentEvents) Close() error { return e.content.Close() }
+
+// Times gives the times within a segment. All of the segment is read, so that they are known to be what was stored.
+func (p Parts) Times(ctx context.Context, s repository.Segment) (spans []history.Span, err error) {
+	events, err := p.open(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, events.Close()) }()
+	for {
+		if _, err := events.Next(); errors.Is(err, io.EOF) {
+			return events.Head().Times.Spans(), nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+}
