@@ -29,10 +29,7 @@ type generated struct {
 	main   int64
 }
 
-// keyOf spreads keys over revisions, each as often as any other.
-func (g *generated) keyOf(revision int64) int64 { return revision % g.keys }
-
-// Next goes through the revisions of one key after the other.
+// Next goes through the revisions of one key after the other; each key has as many as any other.
 func (g *generated) Next() (history.Event, error) {
 	for g.number < g.keys {
 		if g.main == 0 {

@@ -29,6 +29,8 @@ var (
 const DefaultTTL = 3660
 
 const (
+	// mostTTL is what etcd grants at most, in seconds.
+	mostTTL = 9_000_000_000
 	// lockTime is how long a file may be locked by somebody else. Nobody should have it open.
 	lockTime = time.Second
 	// copyBytes is how much goes into one transaction, in bytes.

@@ -29,6 +29,11 @@
 // Keys are told apart by 128 bits of a SHA-256 that a random prefix of 256 bits was put before, so that nobody can make two keys
 // meet on purpose. By chance, two of n do with n²/2^129: for ten million keys, once in 10^24 replays.
 //
+// # Disk
+//
+// The spill file has what the segments add to the state at the target, and the result all of it. Both are there at once, beside
+// the base: so at most twice the size of the result is needed. They are written one after the other, and read once.
+//
 // Backend runs in one goroutine and several may run at once. Not promised: that the events are those of the cluster. That none
 // is missing, and that the bytes are what was stored, is for whoever gives them to check. And what the log does not hold is
 // as it was in the base: users and roles, alarms, members, and leases that nobody could be asked about.

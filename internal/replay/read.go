@@ -34,7 +34,7 @@ func (r *replay) readSegment(ctx context.Context, s Segment) (err error) {
 	defer func() { err = errors.Join(err, events.Close()) }()
 	for _, lease := range events.Leases() {
 		// The newest segment that knows is right: an id can be granted again.
-		if _, ok := r.known[lease.ID]; !ok && lease.TTL > 0 {
+		if _, ok := r.known[lease.ID]; !ok && lease.TTL > 0 && lease.TTL <= mostTTL {
 			r.known[lease.ID] = lease.TTL
 		}
 	}

@@ -150,12 +150,14 @@ func chain(base snapshot.Info, segments []Segment, o Options) ([]Segment, error)
 	case o.Target <= base.Revision:
 		return nil, nil
 	}
-	var needed []Segment
-	reached := base.Revision
 	for i, s := range segments {
 		if s.Range.Len() == 0 || i > 0 && s.Range.First != segments[i-1].Range.Last+1 {
 			return nil, fmt.Errorf("%w: segment %s does not follow the one before", ErrOutOfReach, s.Range)
 		}
+	}
+	var needed []Segment
+	reached := base.Revision
+	for _, s := range segments {
 		if s.Range.Last <= base.Revision || s.Range.First > o.Target {
 			continue
 		}

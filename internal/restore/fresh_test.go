@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
 )
 
@@ -113,4 +114,96 @@ func checkNothingLeft(t *testing.T, parent string) {
 	if len(left) != 0 {
 		t.Errorf("it left %v", left)
 	}
+}
+
+// TestFreshBuilt has the backend built instead of fetched.
+func TestFreshBuilt(t *testing.T) {
+	t.Parallel()
+	v := etcdtest.Get(t, "3.7")
+	server := etcdtest.Start(t, v, etcdtest.Options{})
+	fill(t, server, 150)
+	source := save(t, server)
+	must(t, server.Stop())
+	parent := t.TempDir()
+	copied := func(_ context.Context, path, work string) error {
+		temp := filepath.Join(work, "temp")
+		if err := copyFile(source.path, temp); err != nil {
+			return err
+		}
+		return os.Rename(temp, path)
+	}
+	o := FreshOptions{
+		DataDir: filepath.Join(parent, "data"), Name: testName, PeerURL: reservePeer(t), Size: source.info.Size, Build: copied,
+		Revision: source.info.Revision, KeepRevision: true,
+	}
+	for name, tt := range map[string]struct {
+		build    func(ctx context.Context, path, work string) error
+		revision history.Revision
+		class    error
+		want     string
+	}{
+		"it fails": {build: func(_ context.Context, path, work string) error {
+			must(t, os.WriteFile(filepath.Join(work, "half"), nil, 0o600))
+			must(t, os.WriteFile(path, nil, 0o600))
+			return io.ErrUnexpectedEOF
+		}, class: io.ErrUnexpectedEOF},
+		"it makes nothing": {build: func(context.Context, string, string) error { return nil }, class: fs.ErrNotExist},
+		"it makes no file": {build: func(_ context.Context, path, _ string) error { return os.Symlink(source.path, path) }, want: "no regular file"},
+		"it is cut": {build: func(ctx context.Context, path, work string) error {
+			return errors.Join(copied(ctx, path, work), os.Truncate(path, source.info.Size/2/4096*4096))
+		}, class: snapshot.ErrCorrupt},
+		"it is damaged": {build: func(ctx context.Context, path, work string) error {
+			must(t, copied(ctx, path, work))
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteAt([]byte{1}, source.info.Size/2)
+			return errors.Join(err, f.Close())
+		}, class: snapshot.ErrTrailer},
+		"another revision": {build: copied, revision: source.info.Revision + 1, class: ErrOtherRevision},
+	} {
+		wrong := o
+		wrong.Build = tt.build
+		if tt.revision != 0 {
+			wrong.Revision = tt.revision
+		}
+		if _, err := Fresh(t.Context(), wrong); err == nil || tt.class != nil && !errors.Is(err, tt.class) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		checkNothingLeft(t, parent)
+	}
+	// A fetched one can be held to a revision too.
+	fetched := o
+	fetched.Build, fetched.Revision = nil, 1
+	fetched.Fetch = func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
+		return copyScanned(ctx, source.path, dst, scanner)
+	}
+	if _, err := Fresh(t.Context(), fetched); !errors.Is(err, ErrOtherRevision) {
+		t.Errorf("fetched: %v", err)
+	}
+	checkNothingLeft(t, parent)
+	ctx, cancel := context.WithCancel(t.Context())
+	late := o
+	late.Build = func(ctx context.Context, path, work string) error {
+		cancel()
+		return copied(ctx, path, work)
+	}
+	if _, err := Fresh(ctx, late); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	checkNothingLeft(t, parent)
+
+	result, err := Fresh(t.Context(), o)
+	must(t, err)
+	if result.Revision != source.info.Revision || result.Compacted || !result.HashChecked {
+		t.Errorf("result %+v", result)
+	}
+	list := names(t, o.DataDir)
+	want := []string{" drwx------", "/member drwx------", "/member/snap drwx------",
+		"/member/snap/0000000000000001-0000000000000001.snap -rw-------", "/member/snap/db -rw-------",
+		"/member/wal drwx------", "/member/wal/0000000000000000-0000000000000000.wal -rw-------"}
+	if !slices.Equal(list, want) {
+		t.Errorf("files %q, want %q", list, want)
+	}
+	s := etcdtest.Start(t, v, etcdtest.Options{Name: testName, DataDir: o.DataDir, PeerURL: o.PeerURL})
+	checkServed(t, s, source.state, result)
 }
