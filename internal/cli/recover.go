@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -19,14 +23,6 @@ import (
 	"github.com/holdfast-project/holdfast/internal/restore"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
 )
-
-// pointArgs is the optional word that names a snapshot.
-func pointArg(args []string) string {
-	if len(args) == 0 {
-		return "latest"
-	}
-	return args[0]
-}
 
 // findManifest finds what a person named, and believes its manifest only after checking it.
 func findManifest(ctx context.Context, repo *repository.Repository, f *repoFlags, text string) (repository.Manifest, error) {
@@ -44,18 +40,20 @@ func findManifest(ctx context.Context, repo *repository.Repository, f *repoFlags
 	return repo.Manifest(ctx, point)
 }
 
-// export writes a snapshot of a repository to a file.
+// export writes a moment of a repository to a file.
 func (a *app) export() *cobra.Command {
 	var f repoFlags
+	var t targetFlags
 	var format string
-	var overwrite bool
+	var overwrite, keepHistory bool
 	command := &cobra.Command{
 		Use:   "export [SNAPSHOT] FILE",
-		Short: "Write a snapshot of a repository to a file that etcd's own tools read",
-		Long: "Write a snapshot of a repository to a new file: a plain database with etcd's checksum behind it, as etcdctl snapshot save\n" +
-			"makes it, or the tar.gz of the backups page. SNAPSHOT is an id of list; without it, it is the newest.\n" +
+		Short: "Write a moment of a repository to a file that etcd's own tools read",
+		Long: "Write a moment of a repository to a new file: a plain database with etcd's checksum behind it, as etcdctl snapshot save\n" +
+			"makes it, or the tar.gz of the backups page. SNAPSHOT is an id of list; --at and --revision name any other moment; without\n" +
+			"any it is the latest one.\n" +
 			"The file holds every Secret of the cluster, readable: it is made with mode 0600, and only after everything was checked.",
-		Example: "  " + a.Program + " export --identity key.txt 2026-11-25T17:01:02Z snapshot.db\n  " + a.Program + " export --format tar.gz etcd-snapshot.tar.gz",
+		Example: "  " + a.Program + " export --identity key.txt 2026-11-25T17:01:02Z snapshot.db\n  " + a.Program + " export --at \"10 minutes ago\" --format tar.gz etcd-snapshot.tar.gz",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if format != "db" && format != "tar.gz" {
@@ -68,31 +66,35 @@ func (a *app) export() *cobra.Command {
 			if _, err := os.Lstat(target); err == nil && !overwrite {
 				return existing(target)
 			}
-			_, m, fetch, err := a.prepareFetch(c.Context(), &f, pointArg(args[:len(args)-1]))
+			r, err := a.resolve(c.Context(), &f, &t, strings.Join(args[:len(args)-1], ""))
 			if err != nil {
 				return err
 			}
-			err = publish(target, overwrite, func(out io.Writer) error {
-				if format == "db" {
-					return fetch(c.Context(), out, snapshot.NewScanner(snapshot.Options{Size: m.Content.Size}))
-				}
-				return exportArchive(c.Context(), out, m, fetch)
-			})
+			if err := r.identify(&f); err != nil {
+				return err
+			}
+			show := a.transferProgress("read "+r.asked, &f)
+			defer show.close()
+			r.parts.Observe = show.counter(r.chain.Size())
+			err = publish(target, overwrite, func(out io.Writer) error { return r.write(c.Context(), target, format, keepHistory, out) })
 			if err != nil {
-				return fmt.Errorf("export snapshot %s: %w", m.ID.Short(), err)
+				return fmt.Errorf("export %s: %w", r.asked, err)
 			}
+			show.close()
 			if f.output == "json" {
-				return json.NewEncoder(a.Stdout).Encode(exported{File: target, Format: format, ID: m.ID.Long(), Cluster: m.Cluster, Revision: int64(m.Content.Revision)})
+				return json.NewEncoder(a.Stdout).Encode(exported{File: target, Format: format, ID: r.chain.Base.ID.Long(), Cluster: r.cluster, Revision: int64(r.chain.Revision)})
 			}
-			fmt.Fprintf(a.Stderr, "snapshot %s of cluster %s, revision %s, is in %s\n", m.ID.Short(), m.Cluster, m.Content.Revision, target)
+			fmt.Fprintf(a.Stderr, "%s of cluster %s, revision %s, is in %s\n", r.asked, r.cluster, r.chain.Revision, target)
 			return nil
 		},
 	}
 	f.register(a, command.Flags())
 	f.registerCluster(command.Flags())
 	f.registerIdentity(a, command.Flags())
+	t.register(command.Flags())
 	command.Flags().StringVar(&format, "format", "db", "db: a plain database file; tar.gz: the archive of the backups page")
 	command.Flags().BoolVar(&overwrite, "overwrite", false, "replace an existing file")
+	command.Flags().BoolVar(&keepHistory, "keep-history", false, "keep the revisions before, as far as the snapshot has them")
 	return command
 }
 
@@ -105,44 +107,62 @@ type exported struct {
 	Revision int64  `json:"revision"`
 }
 
-// fetchFunc writes the backend of a snapshot and gives no error only when all of it was checked, by the scanner too.
-type fetchFunc func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error
-
-// prepareFetch finds a snapshot and the keys to read it with, before anything is written.
-func (a *app) prepareFetch(ctx context.Context, f *repoFlags, text string) (*repository.Repository, repository.Manifest, fetchFunc, error) {
-	fail := func(err error) (*repository.Repository, repository.Manifest, fetchFunc, error) {
-		return nil, repository.Manifest{}, nil, err
+// write writes the moment in one of the forms. What is no snapshot as it is, is put together first, in a folder beside the
+// file that goes again.
+func (r *resolved) write(ctx context.Context, target, format string, keepHistory bool, out io.Writer) (err error) {
+	chain := r.restoreChain(keepHistory)
+	size := chain.Base.Content.Size
+	fetch := func(ctx context.Context, dst io.Writer) error {
+		return r.repo.FetchScanned(ctx, chain.Base, r.parts.Identities, dst, r.parts.Observe, snapshot.NewScanner(snapshot.Options{Size: size}))
 	}
-	repo, err := a.openRepository(ctx, f)
-	if err != nil {
-		return fail(err)
+	if !chain.Plain() {
+		work, err := os.MkdirTemp(filepath.Dir(target), "."+filepath.Base(target)+".*.work") // its mode is 0700
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+		backend := filepath.Join(work, "backend")
+		if _, err := r.parts.Backend(ctx, chain, backend, work); err != nil {
+			return err
+		}
+		stat, err := os.Stat(backend)
+		if err != nil {
+			return err
+		}
+		size = stat.Size() + sha256.Size
+		fetch = func(_ context.Context, dst io.Writer) error { return copyWithSum(backend, dst) }
 	}
-	identities, err := f.identities(repo)
-	if err != nil {
-		return fail(err)
+	if format == "db" {
+		return fetch(ctx, out)
 	}
-	m, err := findManifest(ctx, repo, f, text)
-	if err != nil {
-		return fail(err)
-	}
-	fetch := func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
-		show := a.transferProgress("read snapshot "+m.ID.Short(), f)
-		defer show.close()
-		return repo.FetchScanned(ctx, m, identities, dst, show.counter(m.Object.Size), scanner)
-	}
-	return repo, m, fetch, nil
+	return exportArchive(ctx, out, size, r.chain.Base.Completed, fetch)
 }
 
-// exportArchive puts the backend into a tar.gz while it comes; nothing plain is on the disk beside it.
-func exportArchive(ctx context.Context, out io.Writer, m repository.Manifest, fetch fetchFunc) error {
+// copyWithSum writes a backend file and etcd's own sha256 of it.
+func copyWithSum(path string, dst io.Writer) (err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(io.MultiWriter(dst, sum), struct{ io.Reader }{file}, make([]byte, 256<<10)); err != nil {
+		return err
+	}
+	_, err = dst.Write(sum.Sum(nil))
+	return err
+}
+
+// exportArchive puts a backend into a tar.gz while it comes.
+func exportArchive(ctx context.Context, out io.Writer, size int64, taken time.Time, fetch func(context.Context, io.Writer) error) error {
 	reader, writer := io.Pipe()
 	fetched := make(chan error, 1)
 	go func() {
-		err := fetch(ctx, writer, snapshot.NewScanner(snapshot.Options{Size: m.Content.Size}))
+		err := fetch(ctx, writer)
 		writer.CloseWithError(err)
 		fetched <- err
 	}()
-	err := archivefile.Write(out, reader, m.Content.Size, m.Completed)
+	err := archivefile.Write(out, reader, size, taken)
 	reader.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 	if fetchErr := <-fetched; fetchErr != nil && !errors.Is(fetchErr, io.ErrClosedPipe) {
 		return fetchErr // it explains more than that its bytes ended
@@ -150,45 +170,92 @@ func exportArchive(ctx context.Context, out io.Writer, m repository.Manifest, fe
 	return err
 }
 
-// restore runs the action on a unit, or with --data-dir makes a data dir from a snapshot of a repository.
+// restore runs the action on a unit, or with --data-dir makes a data dir of a moment out of a repository.
 func (a *app) restore() *cobra.Command {
 	var f repoFlags
-	var o restore.FreshOptions
-	var bump, dryRun bool
-	var target string
+	var t targetFlags
+	var o restoreFlags
 	command := a.restoreHelp()
 	onUnit := command.RunE
 	command.Use = "restore UNIT [KEY=VALUE...] | restore [SNAPSHOT] --data-dir DIR"
-	command.Short = "Restore on the only unit of an application, or from a repository into a new data dir"
-	command.Long += "\n\nWith --data-dir it restores a snapshot of a repository into a new data dir for a cluster of one member; SNAPSHOT is an id\n" +
-		"of list, the newest without it. Everything is checked before the data dir appears under its name. Start etcd with the --name\n" +
-		"and --initial-advertise-peer-urls that are given here, then add members."
-	command.Example += "\n  " + a.Program + " restore --repo file:///srv/backups --identity key.txt --data-dir /var/lib/etcd\n" +
-		"  " + a.Program + " restore 2026-11-25T17:01:02Z --data-dir /var/lib/etcd --name m1 --initial-advertise-peer-urls https://10.0.0.1:2380"
+	command.Short = "Restore on the only unit of an application, or any stored moment into a new data dir"
+	command.Long += "\n\nWith --data-dir it restores a moment of a repository into a new data dir: the latest one, the one that --at, --revision or\n" +
+		"--snapshot names, exactly, or it refuses and says what is near. --plan only shows what would be done. Everything is checked\n" +
+		"before the data dir appears under its name. Start etcd with the --name and --initial-advertise-peer-urls that are given here.\n" +
+		"For a cluster of several members run it once for each, with the same target, --initial-cluster and --initial-cluster-token."
+	command.Example += "\n  " + a.Program + " restore --at \"10 minutes ago\" --plan --identity key.txt\n" +
+		"  " + a.Program + " restore --at 2026-11-22T10:04:30Z --identity key.txt --data-dir /var/lib/etcd\n" +
+		"  " + a.Program + " restore --revision 123456 --data-dir /var/lib/etcd --name m1 --initial-advertise-peer-urls https://10.0.0.1:2380"
 	command.RunE = func(c *cobra.Command, words []string) error {
-		if !c.Flags().Changed("data-dir") {
+		targeted := slices.ContainsFunc([]string{"data-dir", "plan", "latest", "at", "revision", "snapshot", "timeline"}, c.Flags().Changed)
+		if !targeted {
 			return onUnit(c, words)
 		}
-		if len(words) > 1 || o.DataDir == "" {
-			return usagef("want at most one SNAPSHOT and --data-dir DIR, given %d words", len(words))
+		if len(words) > 1 {
+			return usagef("want at most one SNAPSHOT, given %d words", len(words))
+		}
+		if o.DataDir == "" && !o.plan {
+			return usagef("want --data-dir DIR, or --plan to see only what would be done")
 		}
 		if err := repositoryForm(c.Flags(), &f); err != nil {
 			return err
 		}
-		return a.runRestore(c.Context(), &f, o, pointArg(words), target, !bump, dryRun)
+		if err := o.check(c.Flags()); err != nil {
+			return err
+		}
+		return a.runRestore(c.Context(), &f, &t, &o, strings.Join(words, ""))
 	}
 	flags := command.Flags()
 	f.registerPlace(a, flags)
 	f.registerCluster(flags)
 	f.registerIdentity(a, flags)
+	t.register(flags)
+	o.register(flags)
+	return command
+}
+
+// restoreFlags say what a moment is restored into.
+type restoreFlags struct {
+	restore.FreshOptions
+	plan, keepHistory, noBump bool
+	bump                      int64
+	target                    string
+}
+
+func (o *restoreFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.DataDir, "data-dir", "", "folder for the new data; it does not exist or is empty")
 	flags.StringVar(&o.Name, "name", "default", "name of the member that will serve the data")
 	flags.StringVar(&o.PeerURL, "initial-advertise-peer-urls", "http://localhost:2380", "peer URL of that member")
-	flags.BoolVar(&bump, "bump", true, "go on far above every revision that clients may have seen, so that Kubernetes API servers read everything again")
+	flags.StringVar(&o.InitialCluster, "initial-cluster", "", "all members of the new cluster, NAME=URL,NAME=URL; this one alone when it is left out")
+	flags.StringVar(&o.Token, "initial-cluster-token", "", "what makes several members one cluster: the same for each, and another one than any restore before")
+	flags.Int64Var(&o.bump, "bump", int64(restore.RevisionBump), "how far above every revision that clients may have seen the new cluster goes on, so that Kubernetes API servers read everything again")
+	flags.BoolVar(&o.noBump, "no-bump", false, "go on at the revision itself: API servers and other watchers that go on running will miss changes")
+	flags.BoolVar(&o.keepHistory, "keep-history", false, "keep the revisions before, as far as the snapshot has them; needs --no-bump")
 	flags.BoolVar(&o.AcceptCorrupt, "accept-corrupt", false, "take a snapshot of a cluster whose members had found their data to differ")
-	flags.StringVar(&target, "etcd-version", "", "version of the etcd that will serve the data, such as 3.5; checked when given")
-	flags.BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
-	return command
+	flags.StringVar(&o.target, "etcd-version", "", "version of the etcd that will serve the data, such as 3.5; checked when given")
+	flags.BoolVar(&o.plan, "plan", false, "say what would be done, from what and what would be lost, and do nothing")
+}
+
+// check refuses what cannot be meant, before anything is read.
+func (o *restoreFlags) check(flags *pflag.FlagSet) error {
+	switch {
+	case o.noBump && flags.Changed("bump"):
+		return usagef("--bump and --no-bump exclude each other")
+	case o.bump < 1:
+		return usagef("--bump must be above 0, given %d; --no-bump keeps the revision", o.bump)
+	case o.keepHistory && !o.noBump:
+		return usagef("--keep-history needs --no-bump: what comes before a bump is marked compacted")
+	}
+	o.KeepRevision, o.Bump = o.noBump, history.Revision(o.bump)
+	if o.target == "" {
+		return nil
+	}
+	version, err := restore.ParseMinor(o.target)
+	if err != nil {
+		return usageError{err}
+	}
+	o.Target = version
+	return nil
 }
 
 // repositoryForm takes --output as the commands of a repository have it. On a unit it names a file.
@@ -211,91 +278,110 @@ type restored struct {
 	Cluster   string `json:"cluster"`
 	ClusterID string `json:"cluster-id"`
 	MemberID  string `json:"member-id"`
-	// Source is the revision of the snapshot, Revision the first of the new cluster.
+	// Source is the revision that was restored, Revision the first of the new cluster.
 	Source   int64 `json:"source-revision"`
 	Revision int64 `json:"revision"`
 }
 
-func (a *app) runRestore(ctx context.Context, f *repoFlags, o restore.FreshOptions, text, target string, keep, dryRun bool) error {
-	if target != "" {
-		version, err := restore.ParseMinor(target)
-		if err != nil {
-			return usageError{err}
-		}
-		o.Target = version
-	}
-	repo, m, fetch, err := a.prepareFetch(ctx, f, text)
+func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *restoreFlags, word string) error {
+	r, err := a.resolve(ctx, f, t, word)
 	if err != nil {
 		return err
 	}
-	source, err := restore.ParseMinor(m.Source.EtcdVersion)
-	if err != nil && target != "" {
+	chain := r.restoreChain(o.keepHistory)
+	plan := r.plan(o.keepHistory)
+	if err := o.compatible(&plan, chain.Base); err != nil {
 		return err
 	}
-	note := ""
-	if target != "" {
-		if note, err = restore.Compatible(source, o.Target); err != nil {
+	o.Revision, o.HighestKnown, o.Size = chain.Revision, r.chain.Highest, chain.Space()
+	if o.DataDir != "" {
+		if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
 			return err
 		}
+		if err := restore.CheckFresh(o.DataDir, o.Size); err != nil {
+			return fmt.Errorf("restore into %q: %w", o.DataDir, err)
+		}
+		plan.DataDir, plan.Name, plan.InitialCluster = o.DataDir, o.Name, cmp.Or(o.InitialCluster, o.Name+"="+o.PeerURL)
 	}
-	// Clients may have seen what came after the snapshot.
-	points, _, err := repo.Points(ctx, m.Cluster)
-	if err != nil {
-		return err
+	bump := o.Bump
+	if o.KeepRevision {
+		bump = 0
 	}
-	highest := history.Revision(0)
-	for _, p := range points {
-		highest = max(highest, p.Last)
+	plan.NextRevision, plan.Compacted = int64(restore.NextRevision(chain.Revision, o.HighestKnown, bump)), !o.KeepRevision
+	if o.plan && f.output == "json" {
+		return json.NewEncoder(a.Stdout).Encode(plan)
 	}
-	o.Size, o.Fetch, o.KeepRevision, o.HighestKnown = m.Content.Size, fetch, keep, highest
-	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
-		return err
+	out := a.Stderr
+	if o.plan {
+		out = a.Stdout
 	}
-	if err := restore.CheckFresh(o.DataDir, o.Size); err != nil {
-		return fmt.Errorf("restore into %q: %w", o.DataDir, err)
+	fmt.Fprintf(out, "restore %s of cluster %s\n", plan.Target, plan.Cluster)
+	for _, line := range plan.lines() {
+		fmt.Fprintf(out, "  %-10s %s\n", line[0], line[1])
 	}
-	a.planRestore(o, m, note)
-	if dryRun {
-		fmt.Fprintln(a.Stderr, "nothing was done: --dry-run")
+	if o.plan {
 		return nil
 	}
-	result, err := restore.Fresh(ctx, o)
+	if err := r.identify(f); err != nil {
+		return err
+	}
+	result, err := a.carryOut(ctx, f, r, chain, o.FreshOptions)
+	if errors.Is(err, restore.ErrNoToken) {
+		return hinted{usageError{err}, "--initial-cluster-token, such as restore-" + time.Now().UTC().Format("20060102-1504")}
+	}
 	if err != nil {
 		return err
 	}
 	if f.output == "json" {
 		return json.NewEncoder(a.Stdout).Encode(restored{
-			DataDir: o.DataDir, ID: m.ID.Long(), Cluster: m.Cluster, ClusterID: fmt.Sprintf("%x", result.ClusterID), MemberID: fmt.Sprintf("%x", result.MemberID),
-			Source: int64(m.Content.Revision), Revision: int64(result.Revision),
+			DataDir: o.DataDir, ID: chain.Base.ID.Long(), Cluster: r.cluster, ClusterID: fmt.Sprintf("%x", result.ClusterID), MemberID: fmt.Sprintf("%x", result.MemberID),
+			Source: int64(chain.Revision), Revision: int64(result.Revision),
 		})
 	}
 	fmt.Fprintf(a.Stdout, "restored %s: etcd cluster %x, member %x, revision %s\n", o.DataDir, result.ClusterID, result.MemberID, result.Revision)
-	fmt.Fprintf(a.Stderr, "start it with: etcd --data-dir %s --name %s --initial-advertise-peer-urls %s --listen-peer-urls %s\n", o.DataDir, o.Name, o.PeerURL, o.PeerURL)
-	fmt.Fprintln(a.Stderr, "and with your own --listen-client-urls, --advertise-client-urls and certificates; then add members")
+	more := ""
+	if o.InitialCluster != "" {
+		more = fmt.Sprintf(" --initial-cluster %s", o.InitialCluster)
+	}
+	fmt.Fprintf(a.Stderr, "start it with: etcd --data-dir %s --name %s --initial-advertise-peer-urls %s --listen-peer-urls %s%s\n", o.DataDir, o.Name, o.PeerURL, o.PeerURL, more)
+	if more == "" {
+		fmt.Fprintln(a.Stderr, "and with your own --listen-client-urls, --advertise-client-urls and certificates; then add members")
+	} else {
+		fmt.Fprintln(a.Stderr, "and with your own --listen-client-urls, --advertise-client-urls and certificates, like each other member")
+	}
 	return nil
 }
 
-// planRestore shows what is going to be done.
-func (a *app) planRestore(o restore.FreshOptions, m repository.Manifest, note string) {
-	line := func(label, format string, args ...any) {
-		fmt.Fprintf(a.Stderr, "  %-10s %s\n", label, fmt.Sprintf(format, args...))
+// compatible refuses an etcd that cannot serve what the snapshot's etcd wrote.
+func (o *restoreFlags) compatible(plan *momentPlan, base repository.Manifest) error {
+	if o.target == "" {
+		return nil
 	}
-	fmt.Fprintf(a.Stderr, "restore snapshot %s of cluster %s\n", m.ID.Short(), m.Cluster)
-	line("holds", "revision %s, %s, of etcd %s", m.Content.Revision, humanize.Bytes(uint64(m.Content.Size)), m.Source.EtcdVersion)
-	line("into", "%s, a new data dir for member %q, %s", o.DataDir, o.Name, o.PeerURL)
-	next := restore.NextRevision(m.Content.Revision, o.HighestKnown, o.KeepRevision)
-	if o.KeepRevision {
-		line("revision", "%s; clients that have seen a later one will miss changes", next)
-	} else {
-		line("revision", "%s; below it all is marked compacted, so that clients read everything again", next)
+	source, err := restore.ParseMinor(base.Source.EtcdVersion)
+	if err != nil {
+		return err
 	}
-	if o.HighestKnown > m.Content.Revision {
-		line("loses", "what came after: the repository knows revisions up to %s", o.HighestKnown)
-	}
-	if m.Content.AuthEnabled {
-		line("note", "users must log in, with the passwords of that time")
-	}
+	note, err := restore.Compatible(source, o.Target)
 	if note != "" {
-		line("note", "%s", note)
+		plan.Notes = append(plan.Notes, note)
 	}
+	return err
+}
+
+// carryOut makes the data dir. A snapshot as it is goes straight to its place; any other moment is put together beside it.
+func (a *app) carryOut(ctx context.Context, f *repoFlags, r *resolved, chain restore.Chain, o restore.FreshOptions) (restore.Result, error) {
+	show := a.transferProgress("restore "+r.asked, f)
+	defer show.close()
+	r.parts.Observe = show.counter(r.chain.Size())
+	if chain.Plain() {
+		o.Fetch = func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
+			return r.repo.FetchScanned(ctx, chain.Base, r.parts.Identities, dst, r.parts.Observe, scanner)
+		}
+	} else {
+		o.Build = func(ctx context.Context, path, work string) error {
+			_, err := r.parts.Backend(ctx, chain, path, work)
+			return err
+		}
+	}
+	return restore.Fresh(ctx, o)
 }
