@@ -230,8 +230,8 @@ func (r *random) value() []byte {
 	case 0:
 		return nil
 	case 1:
-		if r.big && r.IntN(30) == 0 {
-			return r.bytes(3 << 19)
+		if r.big && r.IntN(200) == 0 {
+			return bytes.Repeat(r.bytes(1<<10), 3<<9) // 1.5 MiB, the most that etcd takes unless it is told otherwise
 		}
 	}
 	return r.bytes(r.IntN(200))
