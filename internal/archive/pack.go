@@ -28,6 +28,9 @@ type packer struct {
 	// recipients are whom the segments are sealed to.
 	recipients []seal.Recipient
 
+	// sealing belongs to run.
+	sealing seal.Memory
+
 	mu      sync.Mutex
 	filling *segment.Builder
 	end     position // of what was added last
@@ -142,7 +145,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 	}
 	return p.spool.add(d, func(out io.Writer, d *draft) error {
 		stored := &counted{dst: out, sum: sha256.New()}
-		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: p.recipients, Concurrency: 1, FrameSize: segmentFrame})
+		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: p.recipients, Concurrency: 1, FrameSize: segmentFrame, Memory: &p.sealing})
 		if err != nil {
 			return err
 		}
