@@ -77,7 +77,7 @@ func (l *lab) manySegments(ctx context.Context, folder string, n int) (history.R
 	for i := range n {
 		at := base.Started.Add(time.Duration(i) * time.Second)
 		m := repository.Segment{
-			Cluster: "bench", Timeline: base.Timeline, First: last + 1, Last: last + each, Events: each, FirstTime: at, LastTime: at.Add(900 * time.Millisecond),
+			Cluster: "bench", Timeline: base.Timeline, First: last + 1, Last: last + each, Events: each, FirstTime: at, LastTime: at, // so that nobody asks for the times within
 			Exact: true, Plain: repository.Plain{Size: 30_000, SHA256: sum}, Source: base.Source, Started: at, Completed: time.Now(),
 		}
 		if m.Object, err = s.NewSegmentData(m.Cluster, m.Timeline, m.First, nil); err != nil {
