@@ -145,7 +145,7 @@ type Base struct {
 
 const (
 	// drainTime bounds the end: what was read is published, if the store takes it.
-	drainTime = 8 * time.Second
+	drainTime = 7 * time.Second
 	// mostPause bounds the time between two tries.
 	mostPause = 15 * time.Second
 )

@@ -218,7 +218,11 @@ func TestTwoAtOnce(t *testing.T) {
 	w := newWorld(t, nil)
 	a, b := w.host(t, server.Endpoint), w.host(t, server.Endpoint)
 	first := a.start(t, nil)
-	first.stored(put(t, server, 20))
+	first.await("the first snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
+	first.await("a segment", func(events []Event) bool {
+		put(t, server, 1)
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Stored != nil })
+	})
 	if err := a.start(t, nil).wait(); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("a second one in the same folder: %v", err)
 	}

@@ -34,7 +34,7 @@ const lookEvery = 15 * time.Second
 func (a *archiver) keep(ctx context.Context) {
 	hashed, auth := time.Now(), uint64(0)
 	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery)) {
-		if a.undecided() {
+		if a.spool.awaiting() {
 			continue // a snapshot is on its way
 		}
 		why := ""
@@ -61,13 +61,6 @@ func (a *archiver) keep(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// undecided tells whether a snapshot is awaited that decides the timeline.
-func (a *archiver) undecided() bool {
-	a.spool.mu.Lock()
-	defer a.spool.mu.Unlock()
-	return a.spool.timeline == ""
 }
 
 // sinceSnapshot is the age of the newest snapshot of the line, whoever took it.

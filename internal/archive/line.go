@@ -24,7 +24,7 @@ func (a *archiver) capture(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.Is(err, errFull):
+		case errors.Is(err, errFull) && !a.spool.awaiting():
 			a.Observe(Event{Trouble: err})
 			if err := a.spool.await(ctx); err != nil {
 				return err
@@ -66,9 +66,10 @@ func (a *archiver) watch(ctx context.Context) error {
 	at, timeline := a.resume()
 	var v verdict
 	switch {
+	case a.NewTimeline:
+		v = verdict{errAsked, true}
 	case at.Revision == 0:
 		v.why = errNoLine
-		v.otherLife = a.NewTimeline
 	case chosen.Status.ClusterID.String() != at.ClusterID:
 		v = verdict{fmt.Errorf("etcd cluster is %s, it was %s", chosen.Status.ClusterID, at.ClusterID), true}
 	case chosen.Status.RaftTerm < at.Term:
@@ -92,8 +93,11 @@ func (a *archiver) watch(ctx context.Context) error {
 	return a.beginAnew(ctx, chosen, recipients, at, timeline, v)
 }
 
-// errNoLine is why an archive begins with a snapshot.
-var errNoLine = errors.New("nothing proves where the archive stands")
+// Why an archive begins with a snapshot.
+var (
+	errNoLine = errors.New("nothing proves where the archive stands")
+	errAsked  = errors.New("a new timeline was asked for")
+)
 
 // resume gives what the next watch must continue: the end of the spool, or what was confirmed last.
 func (a *archiver) resume() (position, repository.Timeline) {
@@ -267,15 +271,43 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, at position, b
 		return fmt.Errorf("the snapshot is of etcd cluster %s at revision %d, the watch of %s at %d",
 			m.Source.ClusterID, m.Content.Revision, c.Status.ClusterID, c.Status.Revision)
 	}
-	if first := m.Point().First; at.Revision > 0 && m.Timeline == before && first > at.Revision+1 {
-		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: at.Revision + 1, Last: first - 1, Noticed: time.Now(), Reason: v.why.Error()}
+	edge, err := a.edge(ctx, m)
+	if err != nil {
+		return err
+	}
+	if m.Timeline == before {
+		edge = max(edge, at.Revision)
+	}
+	if first := m.Point().First; edge > 0 && first > edge+1 {
+		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: edge + 1, Last: first - 1, Noticed: time.Now(), Reason: v.why.Error()}
 		if gap, err = a.repo.PutGap(ctx, a.writer, gap); err != nil {
 			return err
 		}
 		a.Observe(Event{Gap: &gap})
 	}
 	a.covered(m)
-	return a.spool.decide(m.Timeline)
+	if err := a.spool.decide(m.Timeline); err != nil {
+		return err
+	}
+	if err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
+		a.Observe(Event{Trouble: err}) // the next one is soon
+	}
+	return nil
+}
+
+// edge is up to where the timeline of a snapshot is in the repository without it, whoever put it there; 0 when nothing is.
+func (a *archiver) edge(ctx context.Context, m repository.Manifest) (history.Revision, error) {
+	edge, err := a.archived(ctx, m.Timeline)
+	if err != nil {
+		return 0, err
+	}
+	points, _, err := a.repo.Points(ctx, a.Cluster)
+	for _, p := range points {
+		if p.Timeline == m.Timeline && p.ID != m.ID {
+			edge = max(edge, p.Last)
+		}
+	}
+	return edge, err
 }
 
 // covered takes note of the snapshot that a part of the line begins with. Where nothing of an older line is left to publish, the state is of its line from here on.

@@ -30,7 +30,7 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 				continue
 			}
 		}
-		if err := a.retry(ctx, func() error { return a.publish(ctx, d) }); err != nil {
+		if err := a.retry(ctx, func() error { return a.publish(ctx) }); err != nil {
 			if ctx.Err() != nil {
 				a.Observe(Event{Trouble: err}) // it is in the spool, and the next run goes on there
 				return nil
@@ -46,8 +46,9 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 	}
 }
 
-// publish sends one segment, which is then confirmed: the position moves.
-func (a *archiver) publish(ctx context.Context, d draft) (err error) {
+// publish sends the oldest segment, which is then confirmed: the position moves.
+func (a *archiver) publish(ctx context.Context) (err error) {
+	d, _, _ := a.spool.oldest() // as an earlier try has left it
 	if d.Segment.Object.Name == "" {
 		named, err := a.repo.NewSegmentData(a.Cluster, d.Segment.Timeline, d.Segment.First, d.Segment.Object.Recipients)
 		if err != nil {

@@ -276,6 +276,13 @@ func (s *spool) waiting() int64 {
 	return s.size
 }
 
+// awaiting tells whether a snapshot has to decide the timeline of what is added.
+func (s *spool) awaiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.timeline == ""
+}
+
 // full tells whether nothing more may come.
 func (s *spool) full() bool { return s.waiting() >= s.limit }
 
