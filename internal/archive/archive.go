@@ -52,6 +52,19 @@ type Options struct {
 	CASHA256 string
 	// Observe is told what happens, from several goroutines, one at a time. It may be nil.
 	Observe func(Event)
+	// Heard is told after each response of the member that is read at which revision the cluster is, and when that came. It must
+	// be quick, and may be nil.
+	Heard func(current history.Revision, at time.Time)
+}
+
+// Members gives clients of the members of a cluster that can be reached, or could be. It is asked each time they are needed,
+// from several goroutines, so that it can follow the membership; a client that it gives no more may be closed by then. What
+// it opened, its owner closes, after Run.
+type Members func(ctx context.Context) ([]*member.Client, error)
+
+// Fixed are members that stay the same. The caller closes the clients, after Run.
+func Fixed(clients []*member.Client) Members {
+	return func(context.Context) ([]*member.Client, error) { return clients, nil }
 }
 
 func (o Options) withDefaults() Options {
@@ -107,6 +120,8 @@ type Event struct {
 	NewTimeline error
 	// Standby is the other archiver that is alive: this one waits.
 	Standby *Holder
+	// Begun is that this one has leave to write from here on.
+	Begun *Begun
 	// Trouble is what keeps the archive from going on and may heal by itself.
 	Trouble error
 	// Hashes are what the members said of their keyspace at one revision.
@@ -116,8 +131,20 @@ type Event struct {
 // Holder is an archiver that is at work.
 type Holder struct {
 	Signer repository.Fingerprint
+	// Session tells two apart that sign with one key; "" when it is not known.
+	Session string
 	// Revision is up to where it has archived.
 	Revision history.Revision
+}
+
+// Begun is the begin of an archiver's time.
+type Begun struct {
+	// Timeline is the one that counts so far. It may not have a snapshot yet.
+	Timeline repository.Timeline
+	// Revision is up to where it is archived; 0 when nothing is.
+	Revision history.Revision
+	// Before is the other archiver that was silent for too long; nil when the last one ended by its own word, or was this one.
+	Before *Holder
 }
 
 // Watching is a watch that was opened.
@@ -145,15 +172,15 @@ type Base struct {
 
 const (
 	// drainTime bounds the end: what was read is published, if the store takes it.
-	drainTime = 7 * time.Second
+	drainTime = 6 * time.Second
 	// mostPause bounds the time between two tries.
 	mostPause = 15 * time.Second
 )
 
-// Run archives a cluster until ctx ends; then what was read is published, and there is no error. clients are those of the
-// members that can be reached, or could be; the caller closes them. What may heal is told and tried again. An error is what
-// a person must decide or repair: backup.ErrOtherCluster, repository.ErrNotEnrolled, durable.ErrLocked, a lack of rights.
-func Run(ctx context.Context, repo *repository.Repository, writer *repository.Writer, clients []*member.Client, o Options) (err error) {
+// Run archives a cluster until ctx ends; then what was read is published, within 10 s, and there is no error. What may heal is
+// told and tried again. An error is what a person must decide or repair: backup.ErrOtherCluster, repository.ErrNotEnrolled,
+// durable.ErrLocked, a lack of rights.
+func Run(ctx context.Context, repo *repository.Repository, writer *repository.Writer, members Members, o Options) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("archive cluster %q: %w", o.Cluster, err)
@@ -170,7 +197,10 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	a := &archiver{repo: repo, writer: writer, clients: clients, Options: o.withDefaults(), session: repository.NewSession(), ttl: map[int64]int64{}}
+	a := &archiver{repo: repo, writer: writer, members: members, Options: o.withDefaults(), ttl: map[int64]int64{}}
+	if a.session, err = loadSession(o.Dir); err != nil {
+		return err
+	}
 	if a.spool, err = openSpool(filepath.Join(o.Dir, "spool"), a.SpoolLimit); err != nil {
 		return err
 	}
@@ -201,7 +231,7 @@ type archiver struct {
 	Options
 	repo    *repository.Repository
 	writer  *repository.Writer
-	clients []*member.Client
+	members Members
 	session string
 	spool   *spool
 
@@ -211,6 +241,9 @@ type archiver struct {
 	mu sync.Mutex
 	// state is where the confirmed line is.
 	state state
+	// line is the timeline that is written, and lineEnd up to where it was archived when this archiver began.
+	line    repository.Timeline
+	lineEnd history.Revision
 	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
 	lastSnapshot, renewed time.Time
 
@@ -280,7 +313,11 @@ func (a *archiver) hold(parent context.Context) error {
 		}
 	})
 	keeper.Go(func() { a.renewLease(ctx) })
-	keeper.Go(func() { a.keep(ctx) })
+	keeper.Go(func() {
+		if err := a.keep(ctx); err != nil {
+			cancel(err)
+		}
+	})
 	err := a.capture(ctx)
 	cancel(err)
 	keeper.Wait()

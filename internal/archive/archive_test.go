@@ -110,7 +110,9 @@ func TestWhyNot(t *testing.T) {
 			first.stop()
 			tt.between(t, server, h)
 			second := h.start(t, tt.change)
-			second.await("the watch", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil }) })
+			second.await("the watch", func(events []Event) bool {
+				return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil })
+			})
 			revision := put(t, server, 20)
 			second.stored(revision)
 			second.await("a segment", func(events []Event) bool {
@@ -227,7 +229,9 @@ func TestTwoAtOnce(t *testing.T) {
 		t.Errorf("a second one in the same folder: %v", err)
 	}
 	second := b.start(t, nil)
-	second.await("standby", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil }) })
+	second.await("standby", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil })
+	})
 	first.stored(put(t, server, 20))
 	if n := second.count(func(e Event) bool { return e.Watching != nil }); n > 0 {
 		t.Errorf("the second one reads while the first one writes\n%s", second)
@@ -249,6 +253,113 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 }
 
+// TestSessions: an archiver is known by its folder and not by the key of its machine, so that its own restart waits for
+// nobody, and another one waits for it.
+func TestSessions(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	w := newWorld(t, nil)
+	a := w.host(t, server.Endpoint)
+	b := &host{world: w, dir: t.TempDir(), writer: a.writer, clients: a.clients}
+	never := func(o *Options) { o.Takeover = time.Hour }
+	standby := func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil })
+	}
+	first := a.start(t, nil)
+	first.stored(put(t, server, 5))
+	session, err := os.ReadFile(filepath.Join(a.dir, "archive", sessionName))
+	must(t, err)
+	second := b.start(t, never)
+	second.await("standby", standby)
+	first.stored(put(t, server, 5))
+	// It ends as a crash leaves it: without a word.
+	must(t, os.CopyFS(filepath.Join(b.dir, "copy"), os.DirFS(filepath.Join(a.dir, "archive"))))
+	crashed := a.start(t, func(o *Options) { never(o); o.Dir = filepath.Join(b.dir, "copy") })
+	crashed.await("its time", isBegun)
+	crashed.stop()
+	for _, s := range w.segments(t) {
+		if s.Session+"\n" != string(session) {
+			t.Errorf("segment %s is of session %q", s.Range(), s.Session)
+		}
+	}
+	if s := standbyOf(t, second); s.Session+"\n" != string(session) || s.Signer != a.writer.Public().Fingerprint() {
+		t.Errorf("it waits for %+v, the other one is %s", s, session)
+	}
+	must(t, os.WriteFile(filepath.Join(a.dir, "archive", sessionName), []byte("damaged"), 0o600))
+	if fresh, err := loadSession(filepath.Join(a.dir, "archive")); err != nil || repository.CheckSession(fresh) != nil || fresh+"\n" == string(session) {
+		t.Errorf("instead of a damaged session %q, %v", fresh, err)
+	}
+}
+
+func isBegun(events []Event) bool {
+	return slices.ContainsFunc(events, func(e Event) bool { return e.Begun != nil })
+}
+
+func standbyOf(t *testing.T, r *running) (h Holder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Standby != nil {
+			return *e.Standby
+		}
+	}
+	t.Error("it does not wait")
+	return h
+}
+
+// TestAllAtOnce: several that begin at the same moment, in a repository that knows nothing of the cluster and with one key,
+// come to one archiver, one timeline and one snapshot.
+func TestAllAtOnce(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	put(t, server, 20)
+	w := newWorld(t, nil)
+	a := w.host(t, server.Endpoint)
+	var all []*running
+	for range 4 {
+		h := &host{world: w, dir: t.TempDir(), writer: a.writer, clients: a.clients}
+		all = append(all, h.start(t, func(o *Options) { o.Takeover = 5 * time.Second }))
+	}
+	for _, r := range all {
+		r.await("its place", func(events []Event) bool {
+			return slices.ContainsFunc(events, func(e Event) bool { return e.Snapshot != nil || e.Standby != nil })
+		})
+	}
+	begun, snapshots := 0, 0
+	for _, r := range all {
+		begun += r.count(func(e Event) bool { return e.Begun != nil })
+		snapshots += r.count(isSnapshot)
+	}
+	if list := w.timelines(t); begun != 1 || snapshots != 1 || len(list) != 1 {
+		t.Errorf("%d have begun, %d snapshots, %d timelines", begun, snapshots, len(list))
+		for _, r := range all {
+			t.Log(r)
+		}
+	}
+}
+
+// TestNewerTimeline: an archiver goes over to a timeline that somebody else has begun.
+func TestNewerTimeline(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	w := newWorld(t, nil)
+	h := w.host(t, server.Endpoint)
+	r := h.start(t, func(o *Options) { o.HashEvery = 50 * time.Millisecond }) // it looks more often
+	r.stored(put(t, server, 5))
+	m, err := backup.Run(t.Context(), w.Repository, h.writer, h.clients, backup.Options{Cluster: cluster, NewTimeline: true})
+	must(t, err)
+	r.await("the other timeline", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Begun != nil && e.Begun.Timeline == m.Timeline })
+	})
+	revision := put(t, server, 5)
+	r.await("a segment of it", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool {
+			return e.Stored != nil && e.Stored.Segment.Timeline == m.Timeline && int64(e.Stored.Segment.Last) >= revision
+		})
+	})
+	r.stop()
+	if list := w.timelines(t); len(list) != 2 || int64(list[1].Last()) != revision {
+		t.Errorf("timelines %+v", list)
+	}
+}
+
 // TestNoRights: a host that is not enrolled is told so at once.
 func TestNoRights(t *testing.T) {
 	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
@@ -260,7 +371,7 @@ func TestNoRights(t *testing.T) {
 	if err := h.start(t, nil).wait(); !errors.Is(err, repository.ErrNotEnrolled) {
 		t.Errorf("not enrolled: %v", err)
 	}
-	if err := Run(context.Background(), w.Repository, h.writer, h.clients, Options{Cluster: "UPPER", Dir: h.dir}); err == nil {
+	if err := Run(context.Background(), w.Repository, h.writer, Fixed(h.clients), Options{Cluster: "UPPER", Dir: h.dir}); err == nil {
 		t.Error("no error of wrong options")
 	}
 }

@@ -110,7 +110,7 @@ func (h *host) start(t testing.TB, change func(*Options)) *running {
 	if change != nil {
 		change(&o)
 	}
-	go func() { r.done <- Run(ctx, h.Repository, h.writer, h.clients, o) }()
+	go func() { r.done <- Run(ctx, h.Repository, h.writer, Fixed(h.clients), o) }()
 	t.Cleanup(func() { cancel(); r.wait() })
 	return r
 }

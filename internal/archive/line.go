@@ -88,6 +88,9 @@ func (a *archiver) watch(ctx context.Context) error {
 		}
 	}
 	if v.otherLife && at.Revision > 0 {
+		if err := a.checkLine(ctx); err != nil {
+			return err // somebody knows of it, and has begun the timeline of that life
+		}
 		a.Observe(Event{NewTimeline: v.why})
 	}
 	return a.beginAnew(ctx, chosen, recipients, at, timeline, v)
@@ -101,18 +104,25 @@ var (
 
 // resume gives what the next watch must continue: the end of the spool, or what was confirmed last.
 func (a *archiver) resume() (position, repository.Timeline) {
-	if d, found := a.spool.newest(); found && d.Segment.Timeline != "" {
-		return d.End, d.Segment.Timeline
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.state.Position, a.state.Timeline
+	if d, found := a.spool.newest(); found && d.Segment.Timeline == a.line {
+		return d.End, a.line
+	}
+	if a.state.Timeline == a.line {
+		return a.state.Position, a.line
+	}
+	return position{}, a.line // others have begun another line since
 }
 
 // choose finds the member to read. A read through the leader brings it up to what the cluster has acknowledged, so that what
 // it says of itself then can be held against the line.
 func (a *archiver) choose(ctx context.Context) (member.Candidate, error) {
-	good, _, err := member.Choose(ctx, a.clients)
+	clients, err := a.members(ctx)
+	if err != nil {
+		return member.Candidate{}, err
+	}
+	good, _, err := member.Choose(ctx, clients)
 	if err != nil {
 		return member.Candidate{}, err
 	}
@@ -286,13 +296,7 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, at position, b
 		a.Observe(Event{Gap: &gap})
 	}
 	a.covered(m)
-	if err := a.spool.decide(m.Timeline); err != nil {
-		return err
-	}
-	if err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
-		a.Observe(Event{Trouble: err}) // the next one is soon
-	}
-	return nil
+	return errors.Join(a.saveState(), a.spool.decide(m.Timeline))
 }
 
 // edge is up to where the timeline of a snapshot is in the repository without it, whoever put it there; 0 when nothing is.
@@ -316,7 +320,12 @@ func (a *archiver) covered(m repository.Manifest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.NewTimeline = false // it was known, and is done
+	after := a.state.After
+	if m.Timeline != a.line {
+		after, a.line, a.lineEnd = a.line, m.Timeline, 0
+	}
+	a.state.After = after
 	if a.state.Timeline != m.Timeline && !waiting {
-		a.state = state{Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
+		a.state = state{After: after, Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
 	}
 }

@@ -139,6 +139,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 	d.Segment = repository.Segment{
 		Cluster: p.Cluster, First: b.Range().First, Last: b.Range().Last,
 		Started: since.UTC().Truncate(time.Millisecond), Term: end.Term, Source: p.sourceOf(p.source),
+		Session: p.session,
 	}
 	return p.spool.add(d, func(out io.Writer, d *draft) error {
 		stored := &counted{dst: out, sum: sha256.New()}
@@ -271,18 +272,21 @@ func (p *packer) pump(ctx context.Context, events *capture.Events, j joint) erro
 		if err := p.take(batch, j); err != nil {
 			return err
 		}
-		p.idle(batch)
+		p.heard(batch)
 		if p.spool.full() {
 			return errFull
 		}
 	}
 }
 
-// idle takes note of a sign of life: everything that the member had was read.
-func (p *packer) idle(batch capture.Batch) {
+// heard takes note of a sign of life, and whether everything that the member had was read.
+func (p *packer) heard(batch capture.Batch) {
 	p.mu.Lock()
 	end := p.end.Revision
 	p.mu.Unlock()
+	if p.Heard != nil {
+		p.Heard(max(batch.Current, end), batch.Arrived)
+	}
 	if batch.Current <= end {
 		p.archiver.mu.Lock()
 		p.seen = seen{end, batch.Arrived}

@@ -89,7 +89,7 @@ func (a *archiver) publish(ctx context.Context) (err error) {
 		return err
 	}
 	a.mu.Lock()
-	a.state = state{Timeline: stored.Timeline, Position: d.End}
+	a.state.Timeline, a.state.Position = stored.Timeline, d.End
 	a.renewed = time.Now()
 	a.mu.Unlock()
 	if err := a.spool.remove(d); err != nil {

@@ -26,6 +26,8 @@ const stateName = "state.json"
 type state struct {
 	Timeline repository.Timeline `json:"timeline,omitempty"`
 	Position position            `json:"position,omitzero"`
+	// After is the timeline that this one took the place of; "" when it was the first, or when others began it.
+	After repository.Timeline `json:"after,omitempty"`
 }
 
 // position is a point of the line: everything up to Revision was read.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -13,15 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-project/holdfast/internal/archive"
+	"github.com/holdfast-project/holdfast/internal/archiver"
 	"github.com/holdfast-project/holdfast/internal/backup"
+	"github.com/holdfast-project/holdfast/internal/capture"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/store"
 )
-
-// archiveFolder is where archivers keep their state, below the home of all state.
-const archiveFolder = "archive"
 
 func (a *app) archive() *cobra.Command {
 	var f repoFlags
@@ -64,7 +61,7 @@ func (a *app) archive() *cobra.Command {
 			}
 			defer func() { _ = closeAll(clients) }()
 			o.CASHA256 = authority
-			return a.runArchive(c.Context(), repo, clients, o, backup.Options{Cluster: o.Cluster, Rate: pace, CASHA256: authority}, &f)
+			return a.runArchive(c.Context(), repo, clients, o, pace, &f)
 		},
 	}
 	flags := command.Flags()
@@ -79,7 +76,7 @@ func (a *app) archive() *cobra.Command {
 	return command
 }
 
-func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clients []*member.Client, o archive.Options, b backup.Options, f *repoFlags) error {
+func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clients []*member.Client, o archive.Options, pace capture.Rate, f *repoFlags) error {
 	writer, err := a.writer()
 	if err != nil {
 		return err
@@ -91,18 +88,9 @@ func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clien
 	if a.Getenv("GOGC") == "" {
 		debug.SetGCPercent(leanCollection)
 	}
-	o.Dir = filepath.Join(home, archiveFolder, repo.Document().Repository, o.Cluster)
-	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
-		b := b
-		b.NewTimeline = newTimeline
-		m, err := backup.Run(ctx, repo, writer, clients, b)
-		if errors.Is(err, backup.ErrOtherCluster) || errors.Is(err, backup.ErrWentBack) {
-			err = store.Mark(err, archive.ErrFinal)
-		}
-		return m, err
-	}
+	o.Dir = archiver.Folder(home, repo, o.Cluster)
 	o.Observe = archiveLog{a, f.output == "json", f.quiet}.say
-	err = archive.Run(ctx, repo, writer, clients, o)
+	err = archiver.Run(ctx, repo, writer, archive.Fixed(clients), o, pace)
 	switch {
 	case errors.Is(err, repository.ErrNotEnrolled):
 		return a.enrollHint(err, writer, "")
@@ -167,6 +155,10 @@ func archiveLineOf(e archive.Event) archiveLine {
 		set("new-timeline", 0, 0, "NEW TIMELINE: the history that was archived does not go on: %v", e.NewTimeline)
 	case e.Standby != nil:
 		set("standby", 0, int64(e.Standby.Revision), "another archiver, signer %s, has come to revision %s: waiting while it is at work", e.Standby.Signer.Short(), e.Standby.Revision)
+	case e.Begun != nil && e.Begun.Before != nil:
+		set("begun", 0, int64(e.Begun.Revision), "the other archiver, signer %s, is silent: taking over from revision %s", e.Begun.Before.Signer.Short(), e.Begun.Revision)
+	case e.Begun != nil:
+		set("begun", 0, int64(e.Begun.Revision), "archiving timeline %s, which is archived up to revision %s", e.Begun.Timeline, e.Begun.Revision)
 	case e.Hashes != nil && e.Hashes.Equal:
 		set("hashes", 0, int64(e.Hashes.Revision), "the members agree at revision %s", e.Hashes.Revision)
 	case e.Hashes != nil:
