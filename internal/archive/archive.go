@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
 // Options of Run. The zero value of those that are not required is the documented default.
@@ -118,6 +119,8 @@ type Event struct {
 	Gap *repository.Gap
 	// NewTimeline is why the history that was archived does not go on.
 	NewTimeline error
+	// Broken is that a member twice left out revisions at the same place, or gave them again: a snapshot is taken instead.
+	Broken error
 	// Standby is the other archiver that is alive: this one waits.
 	Standby *Holder
 	// Begun is that this one has leave to write from here on.
@@ -171,8 +174,9 @@ type Base struct {
 }
 
 const (
-	// drainTime bounds the end: what was read is published, if the store takes it.
-	drainTime = 6 * time.Second
+	// drainTime bounds the end: what was read is published, if the store takes it. With the leases of a last segment to look up
+	// before, and a last word after it, the end takes less than 10 s.
+	drainTime = 5 * time.Second
 	// mostPause bounds the time between two tries.
 	mostPause = 15 * time.Second
 )
@@ -204,16 +208,20 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 	if a.spool, err = openSpool(filepath.Join(o.Dir, "spool"), a.SpoolLimit); err != nil {
 		return err
 	}
-	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); err != nil {
+	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); errors.Is(err, errState) {
+		a.Observe(Event{Trouble: err})
+	} else if err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
 		if err := a.begin(ctx); err != nil {
 			return ended(ctx, err)
 		}
-		if err := a.hold(ctx); !errors.Is(err, errSuperseded) {
+		err := a.hold(ctx)
+		if !errors.Is(err, errSuperseded) && !errors.Is(err, errSpoilt) {
 			return ended(ctx, err)
 		}
+		a.Observe(Event{Trouble: err})
 	}
 	return nil
 }
@@ -249,6 +257,13 @@ type archiver struct {
 
 	// seen is what the cluster had at a time: a revision, and no later one.
 	seen seen
+
+	// proved tells that the line was held against the repository: what is on the disk can be older or newer than that. It and
+	// broken belong to the goroutine that reads the cluster.
+	proved bool
+	broken broken
+	// recipients are those that were asked for last, by the same goroutine.
+	recipients []seal.Recipient
 
 	// snapshotting is held while a snapshot is taken.
 	snapshotting sync.Mutex
@@ -328,8 +343,12 @@ func (a *archiver) hold(parent context.Context) error {
 	if published != nil {
 		err = published
 	}
-	if errors.Is(err, errSuperseded) {
-		return errors.Join(errSuperseded, a.forget())
+	switch {
+	case errors.Is(err, errSuperseded):
+		return errors.Join(err, a.forget())
+	case errors.Is(err, errSpoilt):
+		a.proved = false
+		return errors.Join(err, a.spool.clear(), a.saveState())
 	}
 	a.release(parent)
 	return errors.Join(ended(parent, err), a.saveState())

@@ -136,6 +136,7 @@ func (r *running) await(what string, enough func([]Event) bool) {
 		}
 		select {
 		case <-heard:
+		case <-time.After(100 * time.Millisecond): // what is waited for may be another's doing
 		case err := <-r.done:
 			r.done <- err
 			r.t.Fatalf("waited for %s: the archiver ended: %v\n%s", what, err, r)

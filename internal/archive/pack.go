@@ -31,6 +31,7 @@ type packer struct {
 	mu      sync.Mutex
 	filling *segment.Builder
 	end     position // of what was added last
+	begins  bool     // what is filled is the first after a snapshot
 	since   time.Time
 	room    sync.Cond // there is place in filling, or failed is set
 	due     chan struct{}
@@ -38,8 +39,8 @@ type packer struct {
 	closed  bool
 }
 
-func (a *archiver) newPacker(source member.Candidate, recipients []seal.Recipient, end position) *packer {
-	p := &packer{archiver: a, source: source, recipients: recipients, filling: segment.NewBuilder(), end: end, due: make(chan struct{}, 1)}
+func (a *archiver) newPacker(source member.Candidate, recipients []seal.Recipient, end position, begins bool) *packer {
+	p := &packer{archiver: a, source: source, recipients: recipients, filling: segment.NewBuilder(), end: end, begins: begins, due: make(chan struct{}, 1)}
 	p.room.L = &p.mu
 	return p
 }
@@ -135,7 +136,8 @@ func (p *packer) close() {
 // spoolSegment seals a segment into the spool.
 func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time) error {
 	leases := p.leases(b.LeaseIDs())
-	d := draft{End: end}
+	d := draft{End: end, Begins: p.begins}
+	p.begins = false
 	d.Segment = repository.Segment{
 		Cluster: p.Cluster, First: b.Range().First, Last: b.Range().Last,
 		Started: since.UTC().Truncate(time.Millisecond), Term: end.Term, Source: p.sourceOf(p.source),

@@ -153,6 +153,8 @@ func archiveLineOf(e archive.Event) archiveLine {
 		set("gap", int64(e.Gap.First), int64(e.Gap.Last), "GAP: revisions %s to %s are lost: %s", e.Gap.First, e.Gap.Last, e.Gap.Reason)
 	case e.NewTimeline != nil:
 		set("new-timeline", 0, 0, "NEW TIMELINE: the history that was archived does not go on: %v", e.NewTimeline)
+	case e.Broken != nil:
+		set("broken", 0, 0, "A MEMBER'S EVENTS HAVE A HOLE, and a snapshot is taken instead: %v", e.Broken)
 	case e.Standby != nil:
 		set("standby", 0, int64(e.Standby.Revision), "another archiver, signer %s, has come to revision %s: waiting while it is at work", e.Standby.Signer.Short(), e.Standby.Revision)
 	case e.Begun != nil && e.Begun.Before != nil:
