@@ -322,3 +322,19 @@ func put(t testing.TB, server *etcdtest.Server, n int) (revision int64) {
 	}
 	return revision
 }
+
+// heldBack tells when a snapshot is asked for, and takes it when it is let.
+func heldBack(take func(context.Context, bool) (repository.Manifest, error), begun chan<- bool, goOn <-chan error) func(context.Context, bool) (repository.Manifest, error) {
+	return func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
+		begun <- newTimeline
+		select {
+		case err := <-goOn:
+			if err != nil {
+				return repository.Manifest{}, err
+			}
+		case <-ctx.Done():
+			return repository.Manifest{}, context.Cause(ctx)
+		}
+		return take(ctx, newTimeline)
+	}
+}
