@@ -89,7 +89,7 @@ func (t *Tracker) Observe(e archive.Event) {
 
 // at says up to where a timeline is archived.
 func (t *Tracker) at(timeline repository.Timeline, revision history.Revision, confirmed time.Time) {
-	t.state.Timeline, t.state.Revision, t.state.Confirmed = string(timeline), int64(revision), confirmed
+	t.state.Timeline, t.state.Revision, t.state.Confirmed = string(timeline), int64(revision), confirmed.UTC().Truncate(time.Millisecond)
 	if t.current <= revision {
 		t.behind = time.Time{}
 	}
