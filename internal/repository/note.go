@@ -20,6 +20,7 @@ const (
 	gapsFolder   = "gaps/"
 	hashesFolder = "hashes/"
 	leasesFolder = "leases/"
+	drillsFolder = "drills/"
 )
 
 // Gap is a hole in the archive that was noticed: its revisions are in no segment, and came out of no snapshot.
@@ -94,10 +95,12 @@ const (
 	mostWord = 500
 )
 
-// note is what the three have in common.
+// note is what they have in common.
 type note interface {
-	Gap | Hashes | Lease
+	Gap | Hashes | Lease | Drill
 	format() string
+	// role is the one that its signer needs.
+	role() Role
 	// name is where it is; its place in the name is checked with it.
 	name() string
 	repository() string
@@ -107,6 +110,7 @@ type note interface {
 }
 
 func (g Gap) format() string      { return gapFormat }
+func (g Gap) role() Role          { return RoleBackup }
 func (g Gap) repository() string  { return g.Repository }
 func (g Gap) signer() Fingerprint { return g.Signer }
 func (g Gap) name() string {
@@ -126,6 +130,7 @@ func (g Gap) check() error {
 }
 
 func (h Hashes) format() string      { return hashesFormat }
+func (h Hashes) role() Role          { return RoleBackup }
 func (h Hashes) repository() string  { return h.Repository }
 func (h Hashes) signer() Fingerprint { return h.Signer }
 func (h Hashes) name() string {
@@ -165,6 +170,7 @@ func (h Hashes) check() error {
 }
 
 func (l Lease) format() string      { return leaseFormat }
+func (l Lease) role() Role          { return RoleBackup }
 func (l Lease) repository() string  { return l.Repository }
 func (l Lease) signer() Fingerprint { return l.Signer }
 func (l Lease) name() string {
@@ -233,6 +239,28 @@ func (r *Repository) Hashes(ctx context.Context, cluster string, t Timeline, mos
 	return notes(ctx, r, cluster, t, hashesFolder, parseHashes, "", most)
 }
 
+// HashesFrom fetches the first hashes of a timeline at or after a revision, so many of them, by revision. It lists no more than
+// those. What cannot be believed is in its read.
+func (r *Repository) HashesFrom(ctx context.Context, cluster string, t Timeline, from history.Revision, most int) ([]NoteRead[Hashes], error) {
+	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
+		return nil, err
+	}
+	var reads []NoteRead[Hashes]
+	prefix := archiveFolder(cluster, t) + hashesFolder
+	for object, err := range r.store.List(ctx, prefix, fmt.Sprintf("%s%020d", prefix, from)) {
+		if err != nil {
+			return nil, fmt.Errorf("list %q: %w", prefix, err)
+		}
+		if len(reads) >= most {
+			break
+		}
+		if _, err := parseHashes(object.Name); err == nil {
+			reads = append(reads, NoteRead[Hashes]{Name: object.Name})
+		}
+	}
+	return reads, readNotes(ctx, r, reads)
+}
+
 // PutLease signs and puts a lease. Cluster, Timeline, Session, Revision, AsOf and Release are the caller's.
 func (r *Repository) PutLease(ctx context.Context, w *Writer, l Lease) (Lease, error) {
 	l.Format, l.Repository, l.ID, l.Signer = leaseFormat, r.document.Repository, newID(time.Now()), w.key.Public().Fingerprint()
@@ -254,7 +282,7 @@ func (r *Repository) Leases(ctx context.Context, cluster string, t Timeline, aft
 }
 
 func putNote[N note](ctx context.Context, r *Repository, w *Writer, n N) error {
-	if _, err := r.Enrolled(ctx, n.signer(), RoleBackup); err != nil {
+	if _, err := r.Enrolled(ctx, n.signer(), n.role()); err != nil {
 		return fmt.Errorf("signing key of this host: %w", err)
 	}
 	if err := n.check(); err != nil {
@@ -290,6 +318,11 @@ func notes[N note](ctx context.Context, r *Repository, cluster string, t Timelin
 	if most > 0 {
 		reads = slices.Clone(reads[max(0, len(reads)-most):])
 	}
+	return reads, strange, readNotes(ctx, r, reads)
+}
+
+// readNotes fetches the notes that are named. The error is that of ctx.
+func readNotes[N note](ctx context.Context, r *Repository, reads []NoteRead[N]) error {
 	var group errgroup.Group
 	group.SetLimit(fetchesAtOnce)
 	for i := range reads {
@@ -299,7 +332,7 @@ func notes[N note](ctx context.Context, r *Repository, cluster string, t Timelin
 		})
 	}
 	_ = group.Wait() // no error comes out of it
-	return reads, strange, context.Cause(ctx)
+	return context.Cause(ctx)
 }
 
 func readNote[N note](ctx context.Context, r *Repository, name string) (n N, sum string, err error) {
@@ -320,7 +353,7 @@ func readNote[N note](ctx context.Context, r *Repository, name string) (n N, sum
 }
 
 func openNote[N note](ctx context.Context, r *Repository, signed []byte, name string) (n N, err error) {
-	by, err := r.openSigned(ctx, signed, RoleBackup, n.format(), &n)
+	by, err := r.openSigned(ctx, signed, n.role(), n.format(), &n)
 	if err != nil {
 		return n, err
 	}
