@@ -110,7 +110,9 @@ func TestWhyNot(t *testing.T) {
 			first.stop()
 			tt.between(t, server, h)
 			second := h.start(t, tt.change)
-			second.await("the watch", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil }) })
+			second.await("the watch", func(events []Event) bool {
+				return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil })
+			})
 			revision := put(t, server, 20)
 			second.stored(revision)
 			second.await("a segment", func(events []Event) bool {
@@ -218,12 +220,15 @@ func TestTwoAtOnce(t *testing.T) {
 	w := newWorld(t, nil)
 	a, b := w.host(t, server.Endpoint), w.host(t, server.Endpoint)
 	first := a.start(t, nil)
+	first.await("the first snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
 	first.stored(put(t, server, 20))
 	if err := a.start(t, nil).wait(); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("a second one in the same folder: %v", err)
 	}
 	second := b.start(t, nil)
-	second.await("standby", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil }) })
+	second.await("standby", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil })
+	})
 	first.stored(put(t, server, 20))
 	if n := second.count(func(e Event) bool { return e.Watching != nil }); n > 0 {
 		t.Errorf("the second one reads while the first one writes\n%s", second)

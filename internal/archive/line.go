@@ -11,7 +11,6 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
 // capture reads the cluster until ctx ends: one watch after the other, each of which continues the line or begins a part of
@@ -59,8 +58,7 @@ func (a *archiver) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	recipients, err := a.repo.SegmentSealTo(ctx)
-	if err != nil {
+	if err := a.know(ctx); err != nil {
 		return err
 	}
 	at, timeline := a.resume()
@@ -81,7 +79,7 @@ func (a *archiver) watch(ctx context.Context) error {
 		v.why = fmt.Errorf("%d revisions were missed: that many would hurt etcd", chosen.Status.Revision-at.Revision)
 	}
 	if v.why == nil {
-		v, err = a.goOn(ctx, chosen, recipients, at, timeline)
+		v, err = a.goOn(ctx, chosen, at, timeline)
 		if v.why == nil {
 			return err
 		}
@@ -89,7 +87,7 @@ func (a *archiver) watch(ctx context.Context) error {
 	if v.otherLife && at.Revision > 0 {
 		a.Observe(Event{NewTimeline: v.why})
 	}
-	return a.beginAnew(ctx, chosen, recipients, at, timeline, v)
+	return a.beginAnew(ctx, chosen, at, timeline, v)
 }
 
 // errNoLine is why an archive begins with a snapshot.
@@ -132,7 +130,7 @@ func (a *archiver) choose(ctx context.Context) (member.Candidate, error) {
 const lookTimeout = 5 * time.Second
 
 // goOn continues the line in a member, if it is the same line. Without a verdict the error is that of the watch.
-func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []seal.Recipient, at position, timeline repository.Timeline) (verdict, error) {
+func (a *archiver) goOn(ctx context.Context, c member.Candidate, at position, timeline repository.Timeline) (verdict, error) {
 	archived, err := a.archived(ctx, timeline)
 	if err != nil {
 		return verdict{}, err
@@ -164,7 +162,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []se
 	}
 	j.skip = max(at.Revision, archived)
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
-	return verdict{}, a.read(ctx, a.newPacker(c, recipients, at), events, first, j)
+	return verdict{}, a.read(ctx, a.newPacker(c, at), events, first, j)
 }
 
 var errOtherEvents = errors.New("the events of the last archived revision are others than they were")
@@ -225,7 +223,7 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 }
 
 // beginAnew covers the cluster with a snapshot from now on: the watch is opened first, so that nothing is between the two.
-func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients []seal.Recipient, at position, timeline repository.Timeline, v verdict) error {
+func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, at position, timeline repository.Timeline, v verdict) error {
 	events, err := capture.OpenEvents(ctx, c.Client, c.Status.Revision+1, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: c.Status.RaftTerm})
 	if err != nil {
 		return err
@@ -249,7 +247,7 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients
 	})
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1}})
 	begin := position{Revision: c.Status.Revision, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
-	err = a.read(ctx, a.newPacker(c, recipients, begin), events, capture.Batch{}, j)
+	err = a.read(ctx, a.newPacker(c, begin), events, capture.Batch{}, j)
 	cancel(err)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause

@@ -94,6 +94,7 @@ func (a *archiver) publish(ctx context.Context, d draft) (err error) {
 	if err := a.spool.remove(d); err != nil {
 		return err
 	}
+	a.merger.Add(stored)
 	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: time.Since(d.Segment.Started)}})
 	return nil
 }
