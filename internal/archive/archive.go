@@ -17,11 +17,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-project/holdfast/internal/archive/merge"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
 // Options of Run. The zero value of those that are not required is the documented default.
@@ -56,6 +56,10 @@ type Options struct {
 	// Heard is told after each response of the member that is read at which revision the cluster is, and when that came. It must
 	// be quick, and may be nil.
 	Heard func(current history.Revision, at time.Time)
+
+	// For tests: the clock by which merging goes, and how often is looked for what is due, and for owners and revocations.
+	now                  func() time.Time
+	mergeEvery, askEvery time.Duration
 }
 
 // Members gives clients of the members of a cluster that can be reached, or could be. It is asked each time they are needed,
@@ -78,6 +82,11 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.SnapshotEvery, 24*time.Hour)
 	orDefault(&o.HashEvery, 10*time.Minute)
 	orDefault(&o.Takeover, 30*time.Second)
+	orDefault(&o.mergeEvery, mergeEvery)
+	orDefault(&o.askEvery, askEvery)
+	if o.now == nil {
+		o.now = time.Now
+	}
 	for size, value := range map[*int64]int64{&o.FlushSize: 8 << 20, &o.SpoolLimit: 512 << 20, &o.FarBehind: 10_000} {
 		if *size == 0 {
 			*size = value
@@ -129,6 +138,8 @@ type Event struct {
 	Trouble error
 	// Hashes are what the members said of their keyspace at one revision.
 	Hashes *repository.Hashes
+	// Merged is a segment that was made of others.
+	Merged *Merged
 }
 
 // Holder is an archiver that is at work.
@@ -208,6 +219,17 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 	if a.spool, err = openSpool(filepath.Join(o.Dir, "spool"), a.SpoolLimit); err != nil {
 		return err
 	}
+	a.merger = merge.NewMerger(repo, writer, a.Cluster)
+	a.sealing.now = a.now
+	if repo.Document().Encryption != repository.None {
+		var bad []error
+		if a.sealing.keys, bad, err = openKeyring(filepath.Join(o.Dir, "keys")); err != nil {
+			return err
+		}
+		for _, err := range bad {
+			a.Observe(Event{Trouble: err})
+		}
+	}
 	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); errors.Is(err, errState) {
 		a.Observe(Event{Trouble: err})
 	} else if err != nil {
@@ -242,6 +264,8 @@ type archiver struct {
 	members Members
 	session string
 	spool   *spool
+	sealing sealing
+	merger  *merge.Merger
 
 	// ttl are lease times that were looked up. It belongs to the goroutine that makes segments.
 	ttl map[int64]int64
@@ -262,8 +286,6 @@ type archiver struct {
 	// broken belong to the goroutine that reads the cluster.
 	proved bool
 	broken broken
-	// recipients are those that were asked for last, by the same goroutine.
-	recipients []seal.Recipient
 
 	// snapshotting is held while a snapshot is taken.
 	snapshotting sync.Mutex
@@ -312,7 +334,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 // hold archives for as long as this archiver has leave to: one goroutine reads the cluster, one makes segments, one
-// publishes them, and one does what is due from time to time.
+// publishes them, one merges what was published, and others do what is due from time to time.
 func (a *archiver) hold(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
@@ -328,6 +350,13 @@ func (a *archiver) hold(parent context.Context) error {
 		}
 	})
 	keeper.Go(func() { a.renewLease(ctx) })
+	keeper.Go(func() { a.mergeAll(ctx) })
+	keeper.Go(func() {
+		if err := a.askAgain(ctx); err != nil {
+			abandon(err)
+			cancel(err)
+		}
+	})
 	keeper.Go(func() {
 		if err := a.keep(ctx); err != nil {
 			cancel(err)

@@ -11,7 +11,6 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
 // capture reads the cluster until ctx ends: one watch after the other, each of which continues the line or begins a part of
@@ -181,13 +180,12 @@ func (a *archiver) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	recipients, err := a.sealTo(ctx)
-	if err != nil {
+	if err := a.know(ctx); err != nil {
 		return err
 	}
 	v := a.judge(s, chosen.Status)
 	if v.why == nil {
-		v, err = a.goOn(ctx, chosen, recipients, s)
+		v, err = a.goOn(ctx, chosen, s)
 		if v.why == nil {
 			return err
 		}
@@ -198,17 +196,7 @@ func (a *archiver) watch(ctx context.Context) error {
 		}
 		a.Observe(Event{NewTimeline: v.why})
 	}
-	return a.beginAnew(ctx, chosen, recipients, s, v)
-}
-
-// sealTo asks to whom segments are sealed, and takes the last answer when the store gives none.
-func (a *archiver) sealTo(ctx context.Context) ([]seal.Recipient, error) {
-	recipients, err := a.repo.SegmentSealTo(ctx)
-	if err != nil && a.proved && ctx.Err() == nil {
-		return a.recipients, nil
-	}
-	a.recipients = recipients
-	return recipients, err
+	return a.beginAnew(ctx, chosen, s, v)
 }
 
 // Why an archive begins with a snapshot.
@@ -289,7 +277,7 @@ func (a *archiver) choose(ctx context.Context) (member.Candidate, error) {
 const lookTimeout = 5 * time.Second
 
 // goOn continues the line in a member, if it is the same line. Without a verdict the error is that of the watch.
-func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []seal.Recipient, s stand) (verdict, error) {
+func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdict, error) {
 	at := s.at
 	events, err := capture.OpenEvents(ctx, c.Client, at.Revision, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: at.Term})
 	var compacted *capture.Compacted
@@ -320,7 +308,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []se
 	a.proved = true
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
 	at.Time = j.since
-	return verdict{}, a.read(ctx, a.newPacker(c, recipients, at, false), events, first, j)
+	return verdict{}, a.read(ctx, a.newPacker(c, at, false), events, first, j)
 }
 
 var errOtherEvents = errors.New("the events of the last archived revision are others than they were")
@@ -372,7 +360,7 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 }
 
 // beginAnew covers the cluster with a snapshot from now on: the watch is opened first, so that nothing is between the two.
-func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients []seal.Recipient, s stand, v verdict) error {
+func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v verdict) error {
 	events, err := capture.OpenEvents(ctx, c.Client, c.Status.Revision+1, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: c.Status.RaftTerm})
 	if err != nil {
 		return err
@@ -402,7 +390,7 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients
 	})
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1}})
 	begin := position{Revision: c.Status.Revision, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
-	err = a.read(ctx, a.newPacker(c, recipients, begin, true), events, capture.Batch{}, j)
+	err = a.read(ctx, a.newPacker(c, begin, true), events, capture.Batch{}, j)
 	if errors.Is(err, errFull) {
 		// Nothing of it can be sent before the snapshot tells where it belongs.
 		covering.Wait()

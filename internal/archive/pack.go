@@ -25,8 +25,6 @@ import (
 type packer struct {
 	*archiver
 	source member.Candidate
-	// recipients are whom the segments are sealed to.
-	recipients []seal.Recipient
 
 	mu      sync.Mutex
 	filling *segment.Builder
@@ -39,8 +37,8 @@ type packer struct {
 	closed  bool
 }
 
-func (a *archiver) newPacker(source member.Candidate, recipients []seal.Recipient, end position, begins bool) *packer {
-	p := &packer{archiver: a, source: source, recipients: recipients, filling: segment.NewBuilder(), end: end, begins: begins, due: make(chan struct{}, 1)}
+func (a *archiver) newPacker(source member.Candidate, end position, begins bool) *packer {
+	p := &packer{archiver: a, source: source, filling: segment.NewBuilder(), end: end, begins: begins, due: make(chan struct{}, 1)}
 	p.room.L = &p.mu
 	return p
 }
@@ -136,6 +134,10 @@ func (p *packer) close() {
 // spoolSegment seals a segment into the spool.
 func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time) error {
 	leases := p.leases(b.LeaseIDs())
+	recipients, trouble := p.sealing.recipients()
+	if trouble != nil {
+		p.Observe(Event{Trouble: fmt.Errorf("a segment will stay unmerged: %w", trouble)})
+	}
 	d := draft{End: end, Begins: p.begins}
 	p.begins = false
 	d.Segment = repository.Segment{
@@ -145,7 +147,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 	}
 	return p.spool.add(d, func(out io.Writer, d *draft) error {
 		stored := &counted{dst: out, sum: sha256.New()}
-		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: p.recipients, Concurrency: 1, FrameSize: segmentFrame})
+		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: recipients, Concurrency: 1, FrameSize: segmentFrame})
 		if err != nil {
 			return err
 		}
@@ -169,7 +171,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 		s.Plain = repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])}
 		s.Object.Size, s.Object.SHA256 = stored.size, hex.EncodeToString(stored.sum.Sum(nil))
 		s.Object.Encryption = p.repo.Document().Encryption
-		for _, r := range p.recipients {
+		for _, r := range recipients {
 			s.Object.Recipients = append(s.Object.Recipients, r.KeyID())
 		}
 		return nil

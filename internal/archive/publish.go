@@ -105,6 +105,7 @@ func (a *archiver) publish(ctx context.Context) (err error) {
 	if err := a.spool.remove(d); err != nil {
 		a.Observe(Event{Trouble: err}) // the repository has it; what is left goes with the next start
 	}
+	a.merger.Add(stored)
 	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: max(0, time.Since(d.Segment.Started))}})
 	return nil
 }

@@ -291,6 +291,13 @@ func (s *spool) delete(d draft) error {
 	return errors.Join(os.Remove(s.path(d, draftSuffix)), os.Remove(s.path(d, sealedSuffix)))
 }
 
+// sealedTo tells whether something that waits is sealed to a key.
+func (s *spool) sealedTo(keyID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.drafts, func(d draft) bool { return slices.Contains(d.Segment.Object.Recipients, keyID) })
+}
+
 // clear drops everything.
 func (s *spool) clear() error {
 	s.mu.Lock()

@@ -157,6 +157,15 @@ func (r *Repository) sameData(ctx context.Context, o Object) (bool, error) {
 // size and the sha256 of the manifest, its seal was whole, and so were the plain bytes. Otherwise the last error says what is
 // wrong: a Mismatch, seal.ErrCorrupt, seal.ErrNoIdentity. The reader is for one goroutine; its Close ends it at any time.
 func (r *Repository) OpenSegment(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
+	return r.openSegment(ctx, s, identities, 0)
+}
+
+// OpenSegmentLean is OpenSegment on one core, for whoever has many open at once: each keeps three frames, plain and packed.
+func (r *Repository) OpenSegmentLean(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
+	return r.openSegment(ctx, s, identities, 1)
+}
+
+func (r *Repository) openSegment(ctx context.Context, s Segment, identities []seal.Identity, concurrency int) (io.ReadCloser, error) {
 	// A byte more than there should be, so that a longer object shows.
 	body, err := r.store.Open(ctx, s.Object.Name, 0, s.Object.Size+1)
 	if err != nil {
@@ -167,11 +176,16 @@ func (r *Repository) OpenSegment(ctx context.Context, s Segment, identities []se
 	}
 	stored := &counted{Reader: io.LimitReader(body, s.Object.Size+1), sum: sha256.New()}
 	reader := &segmentReader{manifest: s, body: body, stored: stored, sum: sha256.New()}
-	reader.sealed, err = seal.NewReader(stored, seal.ReaderOptions{Identities: identities, PlainSize: s.Plain.Size})
+	reader.sealed, err = seal.NewReader(stored, seal.ReaderOptions{Identities: identities, Concurrency: concurrency, PlainSize: s.Plain.Size})
 	if err != nil {
 		return nil, errors.Join(reader.end(err), body.Close())
 	}
 	return reader, nil
+}
+
+// CheckStoredSegment reads the object of a segment and compares its size and sha256, as CheckStored does that of a snapshot.
+func (r *Repository) CheckStoredSegment(ctx context.Context, s Segment, observe io.Writer) error {
+	return r.copyObject(ctx, s.Object, io.Discard, observe)
 }
 
 type segmentReader struct {

@@ -75,7 +75,7 @@ func (w *archived) archive(t *testing.T, hashEvery time.Duration, work func() hi
 	heard := make(chan struct{}, 1)
 	o := archive.Options{Cluster: "prod", Dir: filepath.Join(w.dir, "archive"), Flush: 10 * time.Millisecond, HashEvery: hashEvery}
 	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
-		return backup.Run(ctx, w.Repository, w.writer, []*member.Client{w.client}, backup.Options{Cluster: "prod", NewTimeline: newTimeline})
+		return backup.Run(ctx, w.Repository, w.writer, archive.Fixed([]*member.Client{w.client}), backup.Options{Cluster: "prod", NewTimeline: newTimeline})
 	}
 	o.Observe = func(e archive.Event) {
 		switch {
@@ -93,7 +93,7 @@ func (w *archived) archive(t *testing.T, hashEvery time.Duration, work func() hi
 		}
 	}
 	done := make(chan error, 1)
-	go func() { done <- archive.Run(ctx, w.Repository, w.writer, []*member.Client{w.client}, o) }()
+	go func() { done <- archive.Run(ctx, w.Repository, w.writer, archive.Fixed([]*member.Client{w.client}), o) }()
 	timeout := time.After(time.Minute)
 	select {
 	case <-began:
