@@ -75,7 +75,7 @@ func (w *archived) archive(t *testing.T, hashEvery time.Duration, work func() hi
 	heard := make(chan struct{}, 1)
 	o := archive.Options{Cluster: "prod", Dir: filepath.Join(w.dir, "archive"), Flush: 10 * time.Millisecond, HashEvery: hashEvery}
 	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
-		return backup.Run(ctx, w.Repository, w.writer, archive.Fixed([]*member.Client{w.client}), backup.Options{Cluster: "prod", NewTimeline: newTimeline})
+		return backup.Run(ctx, w.Repository, w.writer, []*member.Client{w.client}, backup.Options{Cluster: "prod", NewTimeline: newTimeline})
 	}
 	o.Observe = func(e archive.Event) {
 		switch {
