@@ -197,7 +197,9 @@ func TestOnlyConfirmed(t *testing.T) {
 	r.storedSegment(confirmed)
 	faults.Add(faultstore.Fault{On: faultstore.Put, Name: "clusters/" + cluster + "/archive/", Times: -1})
 	last := put(t, server, 30)
-	r.await("trouble", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Trouble != nil }) })
+	r.await("trouble", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Trouble != nil })
+	})
 	r.stop()
 	s, err := loadState(filepath.Join(h.folder(), stateName))
 	must(t, err)
@@ -369,7 +371,9 @@ func TestFullBeforeSnapshot(t *testing.T) {
 				o.Snapshot = heldBack(o.Snapshot, begun, goOn)
 			})
 			<-begun
-			r.await("the watch", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil }) })
+			r.await("the watch", func(events []Event) bool {
+				return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil })
+			})
 			last := big(t, server, 60, 3000)
 			poll(t, "a full spool", func() bool { return folderSize(t, h.spoolFolder()) >= 50_000 })
 			goOn <- failure
