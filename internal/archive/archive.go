@@ -230,7 +230,7 @@ type archiver struct {
 	proved bool
 	// missing are revisions that were to be in the repository and were not when that was looked for.
 	missing history.Range
-	broken broken
+	broken  broken
 	// recipients are those that were asked for last, by the same goroutine.
 	recipients []seal.Recipient
 
