@@ -8,7 +8,9 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
@@ -169,7 +171,10 @@ func (e *Events) create(watch pb.WatchClient, from history.Revision) (err error)
 	stall := time.AfterFunc(e.o.Patience, func() { e.cancel(ErrSilent) })
 	defer stall.Stop()
 	// Without fragments etcd sends up to 1,000 revisions in one message, however many bytes they are.
-	if e.stream, err = watch.Watch(e.ctx, grpc.MaxCallRecvMsgSize(e.o.MostBytes)); err != nil {
+	// A member that is cut off from its peers answers questions for progress as before, and would be read for ever: so it is
+	// told to end the stream when it has no leader.
+	ctx := metadata.AppendToOutgoingContext(e.ctx, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+	if e.stream, err = watch.Watch(ctx, grpc.MaxCallRecvMsgSize(e.o.MostBytes)); err != nil {
 		return err
 	}
 	request := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: int64(from), ProgressNotify: true, Fragment: true}
