@@ -285,7 +285,9 @@ type archiver struct {
 	// proved tells that the line was held against the repository: what is on the disk can be older or newer than that. It and
 	// broken belong to the goroutine that reads the cluster.
 	proved bool
-	broken broken
+	// missing are revisions that were to be in the repository and were not when that was looked for.
+	missing history.Range
+	broken  broken
 
 	// snapshotting is held while a snapshot is taken.
 	snapshotting sync.Mutex
@@ -300,7 +302,10 @@ func (a *archiver) begin(ctx context.Context) error {
 		if _, err := a.repo.Enrolled(ctx, a.writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
 			return fmt.Errorf("signing key of this host: %w", err)
 		}
-		return a.awaitLease(ctx)
+		if err := a.awaitLease(ctx); err != nil {
+			return err
+		}
+		return a.lookForMissing(ctx)
 	})
 }
 

@@ -68,7 +68,7 @@ type stand struct {
 // reached is the last revision before which nothing new is missing.
 func (s stand) reached() history.Revision {
 	if s.missing.First > 0 {
-		return s.covered
+		return s.missing.First - 1
 	}
 	return max(s.at.Revision, s.covered)
 }
@@ -93,17 +93,19 @@ func (s stand) since() time.Time {
 // against the member. When the store does not answer, what this run has proved before is enough: reading goes on.
 func (a *archiver) stand(ctx context.Context) (stand, error) {
 	s := stand{}
-	var before history.Revision
-	s.at, s.timeline, before = a.resume()
-	known, err := a.stored(ctx, s, before)
+	s.at, s.timeline, _ = a.resume()
+	if !a.proved {
+		s.missing = a.missing
+	}
+	known, err := a.stored(ctx, s)
 	if err != nil && a.proved && ctx.Err() == nil {
 		return s, nil
 	}
 	return known, err
 }
 
-// stored adds what the repository has to what is remembered, which needs it to have everything up to a revision.
-func (a *archiver) stored(ctx context.Context, s stand, before history.Revision) (_ stand, err error) {
+// stored adds what the repository has to what is remembered.
+func (a *archiver) stored(ctx context.Context, s stand) (_ stand, err error) {
 	if s.timeline == "" {
 		timelines, err := a.repo.Timelines(ctx, a.Cluster)
 		if err != nil || len(timelines) == 0 {
@@ -118,18 +120,26 @@ func (a *archiver) stored(ctx context.Context, s stand, before history.Revision)
 		s.covered = s.archived.Last
 	}
 	points, _, err := a.repo.Points(ctx, a.Cluster)
-	if err != nil {
-		return s, err
-	}
 	for _, p := range points {
 		if p.Timeline == s.timeline {
 			s.covered = max(s.covered, p.Last)
 		}
 	}
-	if s.at.Revision > 0 && before > s.covered && !a.proved { // what this run has read itself follows what was stored
-		s.missing = history.Range{First: s.covered + 1, Last: before}
+	return s, err
+}
+
+// lookForMissing holds what is remembered against the repository, which may have been set back to an older state. It is done
+// before anything out of the spool is published, as nobody could see then what is missing before that.
+func (a *archiver) lookForMissing(ctx context.Context) error {
+	at, timeline, before := a.resume()
+	if a.missing = (history.Range{}); at.Revision == 0 || a.proved {
+		return nil // what this run has read itself follows what was stored
 	}
-	return s, nil
+	s, err := a.stored(ctx, stand{at: at, timeline: timeline})
+	if err == nil && before > s.covered {
+		a.missing = history.Range{First: s.covered + 1, Last: before}
+	}
+	return err
 }
 
 // judge holds a member against the line, as far as its status tells.
