@@ -171,8 +171,9 @@ type Base struct {
 }
 
 const (
-	// drainTime bounds the end: what was read is published, if the store takes it.
-	drainTime = 6 * time.Second
+	// drainTime bounds the end: what was read is published, if the store takes it. With lookUpTime before it and releaseTime after
+	// it, a whole end is less than 10 s.
+	drainTime = 5 * time.Second
 	// mostPause bounds the time between two tries.
 	mostPause = 15 * time.Second
 )
