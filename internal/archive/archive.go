@@ -185,8 +185,8 @@ type Base struct {
 }
 
 const (
-	// drainTime bounds the end: what was read is published, if the store takes it. With the leases of a last segment to look up
-	// before, and a last word after it, the end takes less than 10 s.
+	// drainTime bounds the end: what was read is published, if the store takes it. With lookUpTime before it and releaseTime after
+	// it, a whole end is less than 10 s.
 	drainTime = 5 * time.Second
 	// mostPause bounds the time between two tries.
 	mostPause = 15 * time.Second

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/etcdtest/recorder"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/store"
 )
 
 // TestEveryRevision: an empty repository, all kinds of writes, an end and a second run: everything is there, and once.
@@ -244,7 +247,7 @@ func TestTwoAtOnce(t *testing.T) {
 	for range 20 {
 		revision = put(t, server, 20)
 	}
-	second.await("the end", func(events []Event) bool { return w.timelines(t)[0].Last() >= history.Revision(revision) })
+	eventually(t, "the end", func() bool { return w.timelines(t)[0].Last() >= history.Revision(revision) })
 	second.stop()
 	third.stop()
 	w.checkEvents(t, seen(revision))
@@ -357,6 +360,50 @@ func TestNewerTimeline(t *testing.T) {
 	r.stop()
 	if list := w.timelines(t); len(list) != 2 || int64(list[1].Last()) != revision {
 		t.Errorf("timelines %+v", list)
+	}
+}
+
+// hanging is a store whose writes hang while it is told so, until their time is up.
+type hanging struct {
+	store.Store
+	now atomic.Bool
+}
+
+func (h *hanging) Put(ctx context.Context, name string, content io.Reader, o store.PutOptions) (store.Object, error) {
+	if h.now.Load() {
+		<-ctx.Done()
+		return store.Object{}, context.Cause(ctx)
+	}
+	return h.Store.Put(ctx, name, content, o)
+}
+
+// TestEndWithoutStore: an end takes no longer than it may although the store hangs, and what was read is sent by the next run.
+func TestEndWithoutStore(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	seen := watchAll(t, server)
+	var h *hanging
+	w := newWorld(t, func(s store.Store) store.Store { h = &hanging{Store: s}; return h })
+	a := w.host(t, server.Endpoint)
+	first := a.start(t, nil)
+	first.stored(put(t, server, 20))
+	first.stored(put(t, server, 20)) // by a segment, which proves that the line goes on
+	h.now.Store(true)
+	revision := put(t, server, 20)
+	eventually(t, "a segment in the spool", func() bool {
+		left, err := os.ReadDir(filepath.Join(a.dir, "archive", "spool"))
+		return err == nil && len(left) > 0
+	})
+	first.stop()
+	h.now.Store(false)
+	second := a.start(t, nil)
+	second.stored(revision)
+	second.stop()
+	if n := second.count(isSnapshot); n > 0 {
+		t.Errorf("the second run took %d snapshots\n%s", n, second)
+	}
+	w.checkEvents(t, seen(revision))
+	if list := w.timelines(t); len(list) != 1 || fmt.Sprint(list[0].Covered) != fmt.Sprintf("[1-%d]", revision) {
+		t.Errorf("covered %+v", list)
 	}
 }
 

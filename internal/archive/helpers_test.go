@@ -158,6 +158,16 @@ func (r *running) await(what string, enough func([]Event) bool) {
 	}
 }
 
+// eventually waits until something is so that no archiver tells of.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) { // between two looks
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute for %s", what)
+		}
+	}
+}
+
 // stored waits until a revision is in the repository.
 func (r *running) stored(revision int64) {
 	r.t.Helper()

@@ -21,6 +21,8 @@ const (
 	// settleTime is how long an archiver that claims the lease looks whether another one does at the same moment: longer than it
 	// takes to put a small object.
 	settleTime = 2 * time.Second
+	// lineEvery is how many looks at an archiver that is at work there are to one at the timelines, which change rarely.
+	lineEvery = 5
 	// releaseTime bounds the last word.
 	releaseTime = 2 * time.Second
 	// sessionName is the file with the session, in the archiver's folder.
@@ -114,16 +116,10 @@ func (a *archiver) look(ctx context.Context, line repository.Timeline) (horizon,
 	return h, err
 }
 
-// lookAgain reads only what came after an earlier look; leases of this archiver are none of it. claims are those that came.
+// lookAgain reads only what came after an earlier look of the same line; leases of this archiver are none of it. claims are those
+// that came.
 func (a *archiver) lookAgain(ctx context.Context, h horizon) (_ horizon, claims []repository.Lease, err error) {
-	line, err := a.newestLine(ctx)
-	if err != nil {
-		return h, nil, err
-	}
-	if line != h.timeline {
-		h, err = a.look(ctx, line)
-		return h, nil, err
-	}
+	line := h.timeline
 	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, h.lease.ID, 0)
 	if err != nil {
 		return h, nil, err
@@ -147,6 +143,21 @@ func (a *archiver) lookAgain(ctx context.Context, h horizon) (_ horizon, claims 
 		}
 		h.last = &read.Segment
 	}
+}
+
+// lookForLine looks whether another line counts by now, and then at that one.
+func (a *archiver) lookForLine(ctx context.Context, h horizon) (horizon, error) {
+	line, err := a.newestLine(ctx)
+	if err != nil {
+		return h, err
+	}
+	a.mu.Lock()
+	same := line == h.timeline || line == a.state.After
+	a.mu.Unlock()
+	if same {
+		return h, nil
+	}
+	return a.look(ctx, line)
 }
 
 // awaitLease waits until no other archiver shows a sign of life, and claims the lease. It keeps two from doing the same work;
@@ -198,11 +209,18 @@ func (a *archiver) begun(h horizon, before *Holder) {
 
 // awaitQuiet waits until the other archiver has ended, or was silent for long enough.
 func (a *archiver) awaitQuiet(ctx context.Context, h horizon) (horizon, error) {
-	for quiet := time.Now(); h.holder(a.session) != nil && time.Since(quiet) < a.Takeover; {
+	quiet := time.Now()
+	for looks := 1; h.holder(a.session) != nil && time.Since(quiet) < a.Takeover; looks++ {
 		if !wait(ctx, a.Takeover/10) {
 			return h, context.Cause(ctx)
 		}
-		now, _, err := a.lookAgain(ctx, h)
+		now, err := h, error(nil)
+		if looks%lineEvery == 0 {
+			now, err = a.lookForLine(ctx, h)
+		}
+		if err == nil {
+			now, _, err = a.lookAgain(ctx, now)
+		}
 		if err != nil {
 			return h, err
 		}
@@ -229,11 +247,15 @@ func (a *archiver) claim(ctx context.Context, h horizon) (won bool, _ horizon, e
 	if !wait(ctx, min(settleTime, a.Takeover/10)) {
 		return false, h, context.Cause(ctx)
 	}
+	now, err := a.lookForLine(ctx, h)
+	if err != nil || now.timeline != h.timeline {
+		return false, now, err
+	}
 	now, claims, err := a.lookAgain(ctx, h)
 	if err != nil {
 		return false, h, err
 	}
-	if now.timeline != h.timeline || now.end() != h.end() && now.last.Session != a.session {
+	if now.end() != h.end() && now.last.Session != a.session {
 		return false, now, nil
 	}
 	for _, other := range claims {
