@@ -26,6 +26,9 @@ type packer struct {
 	*archiver
 	source member.Candidate
 
+	// memory is that of sealing, one segment after the other.
+	memory seal.Memory
+
 	mu      sync.Mutex
 	filling *segment.Builder
 	end     position // of what was added last
@@ -147,7 +150,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 	}
 	return p.spool.add(d, func(out io.Writer, d *draft) error {
 		stored := &counted{dst: out, sum: sha256.New()}
-		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: recipients, Concurrency: 1, FrameSize: segmentFrame})
+		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: recipients, Concurrency: 1, FrameSize: segmentFrame, Memory: &p.memory})
 		if err != nil {
 			return err
 		}
