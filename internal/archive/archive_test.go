@@ -42,6 +42,9 @@ func TestEveryRevision(t *testing.T) {
 			revision := put(t, server, 300)
 			first.stored(revision)
 			first.stop()
+			if last := first.events[len(first.events)-1].Ended; last == nil || int64(last.Revision) != revision || last.Waiting != 0 || int64(last.Read) != revision {
+				t.Errorf("the last word is %+v, at revision %d", last, revision)
+			}
 			// While nobody reads, and then on.
 			put(t, server, 50)
 			second := h.start(t, nil)
@@ -110,7 +113,9 @@ func TestWhyNot(t *testing.T) {
 			first.stop()
 			tt.between(t, server, h)
 			second := h.start(t, tt.change)
-			second.await("the watch", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil }) })
+			second.await("the watch", func(events []Event) bool {
+				return slices.ContainsFunc(events, func(e Event) bool { return e.Watching != nil })
+			})
 			revision := put(t, server, 20)
 			second.stored(revision)
 			second.await("a segment", func(events []Event) bool {
@@ -218,12 +223,15 @@ func TestTwoAtOnce(t *testing.T) {
 	w := newWorld(t, nil)
 	a, b := w.host(t, server.Endpoint), w.host(t, server.Endpoint)
 	first := a.start(t, nil)
-	first.stored(put(t, server, 20))
+	first.await("the first snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
+	first.stored(put(t, server, 20)) // a segment, which others see
 	if err := a.start(t, nil).wait(); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("a second one in the same folder: %v", err)
 	}
 	second := b.start(t, nil)
-	second.await("standby", func(events []Event) bool { return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil }) })
+	second.await("standby", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil })
+	})
 	first.stored(put(t, server, 20))
 	if n := second.count(func(e Event) bool { return e.Watching != nil }); n > 0 {
 		t.Errorf("the second one reads while the first one writes\n%s", second)

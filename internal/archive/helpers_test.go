@@ -205,6 +205,8 @@ func (r *running) String() string {
 			text += fmt.Sprintf("gap %+v\n", *e.Gap)
 		case e.Standby != nil:
 			text += "standby\n"
+		case e.Progress != nil || e.Ended != nil:
+			text += fmt.Sprintf("progress %+v, ended %+v\n", e.Progress, e.Ended)
 		default:
 			text += fmt.Sprintf("trouble %v, new timeline %v\n", e.Trouble, e.NewTimeline)
 		}

@@ -11,6 +11,8 @@ import (
 const (
 	// renewEvery is how long an archiver is silent at most; segments that are published are signs of life too.
 	renewEvery = 10 * time.Second
+	// tellEvery is how often is told that the archive goes on.
+	tellEvery = time.Minute
 	// releaseTime bounds the last word.
 	releaseTime = 2 * time.Second
 )
@@ -87,9 +89,13 @@ type seen struct {
 	at       time.Time
 }
 
-// renewLease shows that this archiver is alive when nothing else does.
+// renewLease shows that this archiver is alive when nothing else does, and tells from time to time how far it is.
 func (a *archiver) renewLease(ctx context.Context) {
-	for wait(ctx, renewEvery/4) {
+	for told := time.Now(); wait(ctx, renewEvery/4); {
+		if time.Since(told) >= tellEvery {
+			told = time.Now()
+			a.Observe(Event{Progress: a.progress()})
+		}
 		a.mu.Lock()
 		due := time.Since(a.renewed) >= renewEvery
 		a.mu.Unlock()

@@ -275,6 +275,10 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, at position, b
 		a.Observe(Event{Gap: &gap})
 	}
 	a.covered(m)
+	// Others see at once that a new timeline has its archiver; the cluster may be silent for long.
+	if err := a.putLease(ctx, false); err != nil {
+		a.Observe(Event{Trouble: err})
+	}
 	return a.spool.decide(m.Timeline)
 }
 
