@@ -140,6 +140,22 @@ type Event struct {
 	Hashes *repository.Hashes
 	// Merged is a segment that was made of others.
 	Merged *Merged
+	// Progress is told once a minute while a cluster is read, whether it writes or not.
+	Progress *Progress
+	// Ended is the last word of a run that was told to end.
+	Ended *Progress
+}
+
+// Progress is how far an archive is.
+type Progress struct {
+	Timeline repository.Timeline
+	// Revision is up to where the repository has everything.
+	Revision history.Revision
+	// Read is up to where the cluster was read, and AsOf a time at which it had nothing after that; zero when that is not known.
+	Read history.Revision
+	AsOf time.Time
+	// Waiting is what is in the spool, in bytes.
+	Waiting int64
 }
 
 // Holder is an archiver that is at work.
@@ -385,7 +401,19 @@ func (a *archiver) hold(parent context.Context) error {
 		return errors.Join(err, a.spool.clear(), a.saveState())
 	}
 	a.release(parent)
+	if parent.Err() != nil {
+		a.Observe(Event{Ended: a.progress()})
+	}
 	return errors.Join(ended(parent, err), a.saveState())
+}
+
+func (a *archiver) progress() *Progress {
+	p := &Progress{Waiting: a.spool.waiting()}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.Timeline, p.Revision = a.state.Timeline, a.state.Position.Revision
+	p.Read, p.AsOf = max(a.seen.revision, p.Revision), a.seen.at
+	return p
 }
 
 // errDrain ends publishing when the archiver has to end.

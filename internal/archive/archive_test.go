@@ -45,6 +45,9 @@ func TestEveryRevision(t *testing.T) {
 			revision := put(t, server, 300)
 			first.stored(revision)
 			first.stop()
+			if last := first.events[len(first.events)-1].Ended; last == nil || int64(last.Revision) != revision || last.Waiting != 0 || int64(last.Read) != revision {
+				t.Errorf("the last word is %+v, at revision %d", last, revision)
+			}
 			// While nobody reads, and then on.
 			put(t, server, 50)
 			second := h.start(t, nil)

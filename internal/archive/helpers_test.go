@@ -230,6 +230,8 @@ func (r *running) String() string {
 			text += "standby\n"
 		case e.Merged != nil:
 			text += fmt.Sprintf("merged %d to %s, level %d\n", e.Merged.Inputs, e.Merged.Segment.Range(), e.Merged.Segment.Level)
+		case e.Progress != nil || e.Ended != nil:
+			text += fmt.Sprintf("progress %+v, ended %+v\n", e.Progress, e.Ended)
 		default:
 			text += fmt.Sprintf("trouble %v, new timeline %v\n", e.Trouble, e.NewTimeline)
 		}

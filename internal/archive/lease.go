@@ -23,6 +23,8 @@ const (
 	settleTime = 2 * time.Second
 	// lineEvery is how many looks at an archiver that is at work there are to one at the timelines, which change rarely.
 	lineEvery = 5
+	// tellEvery is how often is told that the archive goes on.
+	tellEvery = time.Minute
 	// releaseTime bounds the last word.
 	releaseTime = 2 * time.Second
 	// sessionName is the file with the session, in the archiver's folder.
@@ -273,10 +275,14 @@ type seen struct {
 	at       time.Time
 }
 
-// renewLease shows that this archiver is alive when nothing else does.
+// renewLease shows that this archiver is alive when nothing else does, and tells from time to time how far it is.
 func (a *archiver) renewLease(ctx context.Context) {
 	every := max(min(renewEvery, a.Takeover/3), 100*time.Millisecond)
-	for wait(ctx, every/4) {
+	for told := time.Now(); wait(ctx, every/4); {
+		if time.Since(told) >= tellEvery {
+			told = time.Now()
+			a.Observe(Event{Progress: a.progress()})
+		}
 		a.mu.Lock()
 		due := time.Since(a.renewed) >= every
 		a.mu.Unlock()

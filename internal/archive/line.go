@@ -430,7 +430,14 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v ver
 		a.Observe(Event{Gap: &gap})
 	}
 	a.covered(m)
-	return errors.Join(a.saveState(), a.spool.decide(m.Timeline))
+	if err := errors.Join(a.saveState(), a.spool.decide(m.Timeline)); err != nil {
+		return err
+	}
+	// Others see at once that a new timeline has its archiver; the cluster may be silent for long.
+	if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
+		a.Observe(Event{Trouble: err})
+	}
+	return nil
 }
 
 // covered takes note of the snapshot that a part of the line begins with. Where nothing of an older line is left to publish,

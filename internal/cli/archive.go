@@ -126,19 +126,36 @@ type archiveLine struct {
 }
 
 func (l archiveLog) say(e archive.Event) {
-	line := archiveLineOf(e)
-	line.Time = time.Now().UTC().Truncate(time.Millisecond)
+	now := time.Now()
+	line := archiveLineOf(e, now)
+	line.Time = now.UTC().Truncate(time.Millisecond)
 	switch {
 	case l.json:
 		_ = json.NewEncoder(l.Stdout).Encode(line)
-	case e.Stored != nil && (l.quiet || !terminal(l.Stderr)):
-		// One each second is for a person who looks on.
+	case e.Stored != nil && (l.quiet || !terminal(l.Stderr)), e.Progress != nil && l.quiet:
+		// One each second is for a person who looks on; a log has one each minute.
 	default:
 		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
 	}
 }
 
-func archiveLineOf(e archive.Event) archiveLine {
+// progressText says how far an archive is, in a few words.
+func progressText(p *archive.Progress, now time.Time) string {
+	if p.Revision == 0 {
+		return "nothing is stored yet"
+	}
+	text := fmt.Sprintf("everything up to revision %s is stored", p.Revision)
+	switch {
+	case p.Waiting > 0:
+		text += fmt.Sprintf(", up to %s is read; %s wait for the store", p.Read, humanize.Bytes(uint64(p.Waiting)))
+	case p.AsOf.IsZero():
+	default:
+		text += fmt.Sprintf("; %s ago nothing came after it", max(now.Sub(p.AsOf), 0).Round(100*time.Millisecond))
+	}
+	return text
+}
+
+func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 	line := archiveLine{}
 	set := func(event string, first, last int64, format string, args ...any) {
 		line = archiveLine{Event: event, First: first, Last: last, Text: fmt.Sprintf(format, args...)}
@@ -170,6 +187,10 @@ func archiveLineOf(e archive.Event) archiveLine {
 		set("hashes", 0, int64(e.Hashes.Revision), "the members agree at revision %s", e.Hashes.Revision)
 	case e.Hashes != nil:
 		set("hashes-differ", 0, int64(e.Hashes.Revision), "THE MEMBERS DIFFER at revision %s: %v", e.Hashes.Revision, e.Hashes.Suspects)
+	case e.Progress != nil:
+		set("progress", 0, int64(e.Progress.Revision), "goes on: %s", progressText(e.Progress, now))
+	case e.Ended != nil:
+		set("ended", 0, int64(e.Ended.Revision), "ended: %s", progressText(e.Ended, now))
 	default:
 		set("trouble", 0, 0, "%v", e.Trouble)
 	}

@@ -24,7 +24,7 @@ const (
 	Missing Cause = "missing"
 )
 
-// Hole is a run of revisions that cannot be restored, between revisions that can.
+// Hole is a run of revisions that are not there, between revisions that are.
 type Hole struct {
 	history.Range
 	Cause Cause
@@ -34,9 +34,10 @@ type Hole struct {
 	Since time.Time
 }
 
-// Holes explains the gaps of a timeline by what was noted. One gap can be of several holes.
+// Holes explains what is missing between revisions that are covered or in segments, by what was noted. One gap can be of several
+// holes.
 func (t Timeline) Holes(noted []repository.Gap, removed []repository.RemovedSegments) []Hole {
-	left := t.Gaps()
+	left := between(union(slices.Concat(t.Covered, t.Orphans)))
 	var holes []Hole
 	take := func(r history.Range, hole Hole) {
 		for _, gap := range left {
