@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/segment"
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/mem"
@@ -38,16 +39,27 @@ type world struct {
 	*repository.Repository
 	store store.Store
 	root  repository.Key
+	owner []seal.Identity // none without encryption
 }
 
 // newWorld makes a repository; wrap may put something between it and its store once it is there.
 func newWorld(t testing.TB, wrap func(store.Store) store.Store) *world {
 	t.Helper()
-	w := &world{store: mem.New()}
+	return newWorldFor(t, wrap, nil)
+}
+
+// newWorldFor is newWorld for owners; without any it is not encrypted.
+func newWorldFor(t testing.TB, wrap func(store.Store) store.Store, owner []seal.Identity) *world {
+	t.Helper()
+	w := &world{store: mem.New(), owner: owner}
 	var err error
 	w.root, err = repository.NewKey()
 	must(t, err)
-	_, err = repository.Init(t.Context(), w.store, w.root, repository.None, nil)
+	encryption, recipients := repository.None, []seal.Recipient(nil)
+	for _, identity := range owner {
+		encryption, recipients = repository.Age, append(recipients, identity.Recipient())
+	}
+	_, err = repository.Init(t.Context(), w.store, w.root, encryption, recipients)
 	must(t, err)
 	if wrap != nil {
 		w.store = wrap(w.store)
@@ -205,6 +217,8 @@ func (r *running) String() string {
 			text += fmt.Sprintf("gap %+v\n", *e.Gap)
 		case e.Standby != nil:
 			text += "standby\n"
+		case e.Merged != nil:
+			text += fmt.Sprintf("merged %d to %s, level %d\n", e.Merged.Inputs, e.Merged.Segment.Range(), e.Merged.Segment.Level)
 		default:
 			text += fmt.Sprintf("trouble %v, new timeline %v\n", e.Trouble, e.NewTimeline)
 		}
@@ -245,7 +259,7 @@ func (w *world) segments(t testing.TB) (list []repository.Segment) {
 func (w *world) checkEvents(t testing.TB, seen map[history.Revision][]history.Event) {
 	t.Helper()
 	for _, s := range w.segments(t) {
-		content, err := w.OpenSegment(t.Context(), s, nil)
+		content, err := w.OpenSegment(t.Context(), s, w.owner)
 		must(t, err)
 		reader, err := segment.NewReader(content, s.Plain.Size)
 		must(t, err)
