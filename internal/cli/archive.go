@@ -138,8 +138,8 @@ func (l archiveLog) say(e archive.Event) {
 	switch {
 	case l.json:
 		_ = json.NewEncoder(l.Stdout).Encode(line)
-	case e.Stored != nil && (l.quiet || !terminal(l.Stderr)):
-		// One each second is for a person who looks on.
+	case (e.Stored != nil || e.Merged != nil) && (l.quiet || !terminal(l.Stderr)):
+		// One each second, or each minute, is for a person who looks on.
 	default:
 		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
 	}
@@ -167,6 +167,9 @@ func archiveLineOf(e archive.Event) archiveLine {
 		set("new-timeline", 0, 0, "NEW TIMELINE: the history that was archived does not go on: %v", e.NewTimeline)
 	case e.Standby != nil:
 		set("standby", 0, int64(e.Standby.Revision), "another archiver, signer %s, has come to revision %s: waiting while it is at work", e.Standby.Signer.Short(), e.Standby.Revision)
+	case e.Merged != nil:
+		s := e.Merged.Segment
+		set("merged", int64(s.First), int64(s.Last), "merged %s into revisions %s to %s, %s, %s", plural(e.Merged.Inputs, "segment"), s.First, s.Last, levelName(s.Level), humanize.Bytes(uint64(s.Object.Size)))
 	case e.Hashes != nil && e.Hashes.Equal:
 		set("hashes", 0, int64(e.Hashes.Revision), "the members agree at revision %s", e.Hashes.Revision)
 	case e.Hashes != nil:
