@@ -132,7 +132,7 @@ func (l archiveLog) say(e archive.Event) {
 	switch {
 	case l.json:
 		_ = json.NewEncoder(l.Stdout).Encode(line)
-	case e.Stored != nil && (l.quiet || !terminal(l.Stderr)), e.Progress != nil && l.quiet:
+	case (e.Stored != nil || e.Merged != nil) && (l.quiet || !terminal(l.Stderr)), e.Progress != nil && l.quiet:
 		// One each second is for a person who looks on; a log has one each minute.
 	default:
 		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
@@ -183,6 +183,9 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 		set("begun", 0, int64(e.Begun.Revision), "the other archiver, signer %s, is silent: taking over from revision %s", e.Begun.Before.Signer.Short(), e.Begun.Revision)
 	case e.Begun != nil:
 		set("begun", 0, int64(e.Begun.Revision), "archiving timeline %s, which is archived up to revision %s", e.Begun.Timeline, e.Begun.Revision)
+	case e.Merged != nil:
+		s := e.Merged.Segment
+		set("merged", int64(s.First), int64(s.Last), "merged %s into revisions %s to %s, %s, %s", plural(e.Merged.Inputs, "segment"), s.First, s.Last, levelName(s.Level), humanize.Bytes(uint64(s.Object.Size)))
 	case e.Hashes != nil && e.Hashes.Equal:
 		set("hashes", 0, int64(e.Hashes.Revision), "the members agree at revision %s", e.Hashes.Revision)
 	case e.Hashes != nil:

@@ -53,7 +53,9 @@ const liveMargin = 5 * time.Minute
 //	snapshots of the window that alone tell when their revision was there
 //	all segments that go beyond the first of these snapshots, or that are of the window
 //
-// but for those that are inside of one of a higher level. A live segment stays for repository.LiveAtLeast.
+// but for those that are inside of one of a higher level. Where nothing leads to the window of the timeline that the cluster is
+// in, nothing is old: a snapshot may be missing that is found again.
+// A live segment stays for repository.LiveAtLeast.
 func Retain(snapshots []repository.Manifest, segments []repository.Segment, w Window) Retained {
 	r := Retained{Needed: map[repository.ID]string{}}
 	timelines := Of(snapshots, segments, nil)
@@ -66,6 +68,9 @@ func Retain(snapshots []repository.Manifest, segments []repository.Segment, w Wi
 		current := i+1 == len(timelines) || timelines[i+1].Begin().After(start)
 		first := t.first(start, current)
 		old := r.bases(t, first, w.Doubted)
+		if current && t.Last() < first {
+			old = 0 // there is no base: it may be found again
+		}
 		r.witnesses(t, first)
 		r.decide(t, old, w.Now)
 	}

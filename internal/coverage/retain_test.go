@@ -73,6 +73,8 @@ func TestRetain(t *testing.T) {
 		"merged in part": {[]repository.Manifest{snapshot(9, 10, 10, 10)},
 			[]repository.Segment{live(11, 20, 11), live(21, 40, 21), level(1, live(11, 30, 11))}, 40, -1,
 			"0: base of the archive from revision 9", "11-20: merged into revisions 11 to 30, level 1"},
+		"no base":              {nil, []repository.Segment{live(11, 20, 11), live(21, 100, 21)}, 100, -1, "", ""},
+		"no base after a hole": {[]repository.Manifest{snapshot(9, 10, 10, 10)}, []repository.Segment{live(15, 20, 11), live(21, 30, 21), live(31, 100, 31)}, 100, -1, "", ""},
 		"archiving stopped": {[]repository.Manifest{snapshot(9, 10, 10, 10)}, []repository.Segment{live(11, 20, 11), live(21, 30, 21)}, 30 * day, -1,
 			"0: base of the archive from revision 9", ""},
 		"the newest is ahead of us": {[]repository.Manifest{snapshot(9, 10, 10, 10)}, []repository.Segment{live(11, 20, 11), live(21, 30, 30*day)}, 30, -1,

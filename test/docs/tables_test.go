@@ -135,6 +135,8 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/cli/recover.go", "restored", "docs/contracts/repository.md"},
 		{"internal/cli/prune.go", "pruned", "docs/contracts/repository.md"},
 		{"internal/cli/prune.go", "pruneResult", "docs/contracts/repository.md"},
+		{"internal/cli/prunearchive.go", "prunedSegments", "docs/contracts/repository.md"},
+		{"internal/cli/merge.go", "merged", "docs/contracts/repository.md"},
 		{"internal/cli/repo.go", "signerInfo", "docs/contracts/repository.md"},
 		{"internal/cli/repo.go", "repositoryInfo", "docs/contracts/repository.md"},
 		{"internal/cli/transfer.go", "transferEvent", "docs/contracts/repository.md"},

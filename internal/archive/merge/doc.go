@@ -5,9 +5,9 @@
 // Run does one merge; both are safe for concurrent use, also on one repository by several processes: a merged segment is put
 // if absent, and whoever comes second has worked in vain. Nothing is ever removed here.
 //
-// A Run takes up to mostMemory, 192 MiB, when its inputs do not compress; a tenth is usual. That is, of each open input:
+// A Run takes up to mostMemory, 96 MiB, when its inputs do not compress; much less is usual. That is, of each open input:
 //
-//	3 * (frame + largest packed frame)    frames are 1 MiB of live segments, 256 KiB of minutes, 512 KiB of hours
+//	3 * (frame + largest packed frame)    frames are 1 MiB of live segments, 128 KiB of minutes, 256 KiB of hours
 //	64 KiB of plain bytes, and what the store buffers
 //	4 bytes for each revision, and 2 to 4 for its time
 //

@@ -13,7 +13,7 @@ const (
 	// mostInputs bounds how many segments are merged at once: each is an open object of the store. A minute has 60.
 	mostInputs = 128
 	// mostMemory bounds what they take, in bytes.
-	mostMemory = 192 << 20
+	mostMemory = 96 << 20
 	// settle is how long after the end of a period its segments are taken to be there: they are made every second, and the
 	// store takes them one at a time. What comes later is merged later.
 	settle = 15 * time.Second

@@ -141,7 +141,7 @@ func TestTooManyForOne(t *testing.T) {
 			t.Errorf("%d bytes", memory)
 		}
 	}
-	if want := map[int]int{1: 240 + 3 + 4, 2: 6, 3: 1}; !cmp.Equal(counts, want) {
+	if want := map[int]int{1: 240 + 3 + 7, 2: 6, 3: 1}; !cmp.Equal(counts, want) {
 		t.Errorf("merges by level %v, want %v", counts, want)
 	}
 	if last := all[len(all)-1]; last.Level != repository.SegmentDay || last.Range() != (history.Range{First: 1, Last: 14790}) {

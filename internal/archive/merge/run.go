@@ -154,9 +154,9 @@ func unnamed(dir string) (*os.File, error) {
 func frameOf(level int) int {
 	switch level {
 	case repository.SegmentMinute:
-		return 256 << 10
+		return 128 << 10
 	case repository.SegmentHour:
-		return 512 << 10
+		return 256 << 10
 	case repository.SegmentDay:
 		return seal.DefaultFrame
 	}
