@@ -128,7 +128,7 @@ func (a *Agent) archiveOnce(ctx context.Context, machine config.Machine, said *t
 		},
 	}
 	a.archive.Start(vault.Cluster)
-	members := a.unlessRestoring(pool.Members)
+	members := unlessRestoring(a.runner.Tasks, pool.Members)
 	err = archiver.Run(ctx, vault.Repository, vault.Writer, members, o, rate)
 	if (errors.Is(err, backup.ErrOtherCluster) || errors.Is(err, backup.ErrWentBack)) && a.restoredSince(ctx, vault) {
 		a.log.Error("the unit was restored since the last snapshot: a new timeline begins", "cluster", vault.Cluster, "unit", a.config.Unit.String(), "err", err)
@@ -151,9 +151,9 @@ const restoreAction = "restore"
 var errRestoring = errors.New("a restore runs on this unit")
 
 // unlessRestoring gives no members while a restore runs: what etcd serves then may never have been.
-func (a *Agent) unlessRestoring(members archive.Members) archive.Members {
+func unlessRestoring(tasks func() []action.Task, members archive.Members) archive.Members {
 	return func(ctx context.Context) ([]*member.Client, error) {
-		for _, task := range a.runner.Tasks() {
+		for _, task := range tasks() {
 			if task.Action == restoreAction && (task.Status == action.Running || task.Status == action.Aborting) {
 				return nil, errRestoring
 			}

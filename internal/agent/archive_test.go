@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/archive"
 	"github.com/holdfast-project/holdfast/internal/config"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/store/file"
@@ -94,7 +95,7 @@ func TestArchiverOfAUnit(t *testing.T) {
 	if first.Cluster != "prod" || first.Error != "" || first.Snapshot == nil || first.Confirmed.IsZero() || time.Since(first.Confirmed) > time.Minute {
 		t.Errorf("archiver %+v", first)
 	}
-	archive := result(t, f.do(t, "snapshot", nil), "snapshot.path")
+	saved := result(t, f.do(t, "snapshot", nil), "snapshot.path")
 	f.stored(t, f.put(t, "seen as it came"), "") // what proves that the line goes on
 
 	begun := time.Now()
@@ -109,7 +110,7 @@ func TestArchiverOfAUnit(t *testing.T) {
 		t.Errorf("after a restart %+v, before %+v", second, first)
 	}
 
-	task := f.do(t, "restore", action.Params{"path": archive})
+	task := f.do(t, "restore", action.Params{"path": saved})
 	if task.Status != action.Completed {
 		t.Fatalf("restore: %s %s", task.Status, task.Message)
 	}
@@ -146,12 +147,12 @@ func TestRestoreOfAStandby(t *testing.T) {
 	if task := f.do(t, "create-backup", nil); task.Status != action.Completed {
 		t.Fatalf("create-backup: %s %s", task.Status, task.Message)
 	}
-	archive := result(t, f.do(t, "snapshot", nil), "snapshot.path")
+	saved := result(t, f.do(t, "snapshot", nil), "snapshot.path")
 	f.configure(t, "enabled: true, flush: 50ms, takeover: 3s")
 	first := f.stored(t, f.put(t, "archived"), "")
 	f.configure(t, "")
 	f.archives(t, "none", func(a *api.Archive) bool { return a == nil })
-	if task := f.do(t, "restore", action.Params{"path": archive}); task.Status != action.Completed {
+	if task := f.do(t, "restore", action.Params{"path": saved}); task.Status != action.Completed {
 		t.Fatalf("restore: %s %s", task.Status, task.Message)
 	}
 	must(t, os.RemoveAll(filepath.Join(f.config.StateDir, "archive")))
@@ -161,6 +162,25 @@ func TestRestoreOfAStandby(t *testing.T) {
 		t.Errorf("the log does not tell:\n%s", f.log)
 	}
 	stop()
+}
+
+// TestNothingIsReadDuringARestore: what a restore has started may be taken back.
+func TestNothingIsReadDuringARestore(t *testing.T) {
+	var tasks []action.Task
+	members := unlessRestoring(func() []action.Task { return tasks }, archive.Fixed(nil))
+	for _, tt := range []struct {
+		action string
+		status action.Status
+		want   error
+	}{
+		{"restore", action.Pending, nil}, {"restore", action.Running, errRestoring}, {"restore", action.Aborting, errRestoring},
+		{"restore", action.Completed, nil}, {"restore", action.Failed, nil}, {"snapshot", action.Running, nil},
+	} {
+		tasks = []action.Task{{Action: "restore", Status: action.Completed}, {Action: tt.action, Status: tt.status}}
+		if _, err := members(t.Context()); !errors.Is(err, tt.want) {
+			t.Errorf("%s %s: %v", tt.action, tt.status, err)
+		}
+	}
 }
 
 // TestTeller: the same trouble is logged once, and other trouble at once.

@@ -317,7 +317,7 @@ func standbyOf(t *testing.T, r *running) (h Holder) {
 func TestAllAtOnce(t *testing.T) {
 	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
 	put(t, server, 20)
-	w := newWorld(t, nil)
+	w := newWorld(t, func(s store.Store) store.Store { return &staggered{Store: s} })
 	a := w.host(t, server.Endpoint)
 	var all []*running
 	for range 4 {
@@ -340,6 +340,19 @@ func TestAllAtOnce(t *testing.T) {
 			t.Log(r)
 		}
 	}
+}
+
+// staggered is a store in which the first leases take the longest, so that who comes last claims first and sees nobody.
+type staggered struct {
+	store.Store
+	leases atomic.Int64
+}
+
+func (s *staggered) Put(ctx context.Context, name string, content io.Reader, o store.PutOptions) (store.Object, error) {
+	if strings.Contains(name, "/leases/") {
+		wait(ctx, time.Duration(max(4-s.leases.Add(1), 0))*50*time.Millisecond)
+	}
+	return s.Store.Put(ctx, name, content, o)
 }
 
 // TestNewerTimeline: an archiver goes over to a timeline that somebody else has begun.
@@ -408,6 +421,64 @@ func TestEndWithoutStore(t *testing.T) {
 	if list := w.timelines(t); len(list) != 1 || fmt.Sprint(list[0].Covered) != fmt.Sprintf("[1-%d]", revision) {
 		t.Errorf("covered %+v", list)
 	}
+}
+
+// TestSpoolOfAnOlderTimeline: what waits for the store still goes where it belongs when another timeline was begun meanwhile,
+// and proves nothing about that one.
+func TestSpoolOfAnOlderTimeline(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	var h *hanging
+	w := newWorld(t, func(s store.Store) store.Store { h = &hanging{Store: s}; return h })
+	a := w.host(t, server.Endpoint)
+	first := a.start(t, nil)
+	first.stored(put(t, server, 5))
+	first.stored(put(t, server, 5))
+	h.now.Store(true)
+	old := put(t, server, 5)
+	eventually(t, "the last segment in the spool", func() bool {
+		s, err := openSpoolCopy(t, filepath.Join(a.dir, "archive", "spool"))
+		d, found := s.newest()
+		return err == nil && found && int64(d.Segment.Last) == old
+	})
+	first.stop()
+	h.now.Store(false)
+	m, err := backup.Run(t.Context(), w.Repository, a.writer, a.clients, backup.Options{Cluster: cluster, NewTimeline: true})
+	must(t, err)
+	second := a.start(t, nil)
+	second.await("the snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
+	revision := put(t, server, 5)
+	second.stored(revision)
+	second.stop()
+	list := w.timelines(t)
+	if len(list) != 2 || int64(list[0].Last()) != old || list[1].ID != m.Timeline || int64(list[1].Last()) != revision {
+		t.Errorf("timelines %+v, the first ends with %d, the second with %d\n%s", list, old, revision, second)
+	}
+}
+
+// TestResume: only what is of the line that counts proves where it stands, the spool before the state.
+func TestResume(t *testing.T) {
+	at := func(r history.Revision) position { return position{Revision: r} }
+	for name, tt := range map[string]struct {
+		spooled, saved repository.Timeline
+		want           history.Revision
+	}{
+		"both": {"a", "a", 9}, "none of it": {"b", "b", 0}, "state only": {"b", "a", 5}, "nothing": {"", "", 0}, "undecided": {"", "a", 5}, "spool only": {"a", "", 9},
+	} {
+		a := archiver{line: "a", spool: &spool{}, state: state{Timeline: tt.saved, Position: at(5)}}
+		a.spool.drafts = []draft{{Segment: repository.Segment{Timeline: tt.spooled}, End: at(9)}}
+		if got, line := a.resume(); got.Revision != tt.want || line != "a" {
+			t.Errorf("%s: it goes on at %s of %s, want %s", name, got.Revision, line, tt.want)
+		}
+	}
+}
+
+// openSpoolCopy reads what is in a spool that belongs to somebody else.
+func openSpoolCopy(t *testing.T, folder string) (*spool, error) {
+	copied := filepath.Join(t.TempDir(), "spool")
+	if err := os.CopyFS(copied, os.DirFS(folder)); err != nil {
+		return &spool{}, err // a file went meanwhile
+	}
+	return openSpool(copied, 1<<30)
 }
 
 // TestNoRights: a host that is not enrolled is told so at once.
