@@ -437,7 +437,7 @@ func TestSpoolOfAnOlderTimeline(t *testing.T) {
 	old := put(t, server, 5)
 	eventually(t, "the last segment in the spool", func() bool {
 		s, err := openSpoolCopy(t, filepath.Join(a.dir, "archive", "spool"))
-		d, found := s.newest()
+		d, _, found := s.end()
 		return err == nil && found && int64(d.Segment.Last) == old
 	})
 	first.stop()
@@ -466,7 +466,7 @@ func TestResume(t *testing.T) {
 	} {
 		a := archiver{line: "a", spool: &spool{}, state: state{Timeline: tt.saved, Position: at(5)}}
 		a.spool.drafts = []draft{{Segment: repository.Segment{Timeline: tt.spooled}, End: at(9)}}
-		if got, line := a.resume(); got.Revision != tt.want || line != "a" {
+		if got, line, _ := a.resume(); got.Revision != tt.want || line != "a" {
 			t.Errorf("%s: it goes on at %s of %s, want %s", name, got.Revision, line, tt.want)
 		}
 	}

@@ -19,11 +19,11 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/restore"
 )
 
 const (
@@ -147,7 +147,7 @@ func (l *life) sample(s stored) (revisions []int64) {
 // route is one way to a revision.
 type route struct {
 	name  string
-	chain restore.Chain
+	chain chain.Chain
 }
 
 // routes gives the chain that the program takes, and those from the oldest and from the newest snapshot that lead there, by
@@ -156,12 +156,12 @@ func (s stored) routes(t *testing.T, revision int64) (all []route) {
 	t.Helper()
 	target := coverage.Target{Revision: history.Revision(revision)}
 	add := func(name string, manifests []repository.Manifest, segments []repository.Segment) bool {
-		chain, err := coverage.Resolve(coverage.Of(manifests, segments, nil), target, nil)
+		found, err := coverage.Resolve(coverage.Of(manifests, segments, nil), target, nil)
 		if _, is := errors.AsType[*coverage.Unreachable](err); is {
 			return false
 		}
 		must(t, err)
-		c := restore.Chain{Base: chain.Base, Segments: chain.Segments, Revision: chain.Revision}
+		c := chain.Chain{Base: found.Base, Segments: found.Segments, Revision: found.Revision}
 		if !slices.ContainsFunc(all, func(r route) bool { return r.chain.Base.ID == c.Base.ID && len(r.chain.Segments) == len(c.Segments) }) {
 			all = append(all, route{name, c})
 		}
@@ -193,7 +193,7 @@ func (l *life) checkStates(s stored, revisions []int64) {
 	t := l.t
 	t.Helper()
 	taken := map[string]int{}
-	parts := restore.Parts{Repository: l.place.Repository, Identities: l.place.identities}
+	parts := chain.Parts{Repository: l.place.Repository, Identities: l.place.identities}
 	work := t.TempDir()
 	must(t, os.Chmod(work, 0o700))
 	l.model(revisions, func(revision int64, want state) {
