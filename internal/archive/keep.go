@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,12 +31,16 @@ func (a *archiver) snapshot(ctx context.Context, newTimeline bool, why string) (
 const lookEvery = 15 * time.Second
 
 // keep does what is due from time to time, until ctx ends: a snapshot when the last one is old, or when users or roles
-// changed, which no watch tells; and the members' hashes. What fails is told, and due again.
-func (a *archiver) keep(ctx context.Context) {
+// changed, which no watch tells; and the members' hashes. What fails is told, and due again. Its error is that somebody else
+// has begun a newer timeline.
+func (a *archiver) keep(ctx context.Context) error {
 	hashed, auth := time.Now(), uint64(0)
 	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery)) {
-		if a.undecided() {
+		if a.spool.awaiting() {
 			continue // a snapshot is on its way
+		}
+		if err := a.checkLine(ctx); errors.Is(err, errSuperseded) {
+			return err
 		}
 		why := ""
 		now, err := a.authRevision(ctx)
@@ -61,13 +66,7 @@ func (a *archiver) keep(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// undecided tells whether a snapshot is awaited that decides the timeline.
-func (a *archiver) undecided() bool {
-	a.spool.mu.Lock()
-	defer a.spool.mu.Unlock()
-	return a.spool.timeline == ""
+	return nil
 }
 
 // sinceSnapshot is the age of the newest snapshot of the line, whoever took it.
@@ -94,8 +93,8 @@ func (a *archiver) sinceSnapshot(ctx context.Context) time.Duration {
 
 // authRevision counts the changes of users and roles, by the first member that tells.
 func (a *archiver) authRevision(ctx context.Context) (uint64, error) {
-	var failed error
-	for _, c := range a.clients {
+	clients, failed := a.members(ctx)
+	for _, c := range clients {
 		look, cancel := context.WithTimeout(ctx, lookTimeout)
 		revision, _, err := c.AuthRevision(look)
 		cancel()
@@ -119,7 +118,11 @@ func (a *archiver) hash(ctx context.Context) error {
 		return nil
 	}
 	h := repository.Hashes{Cluster: a.Cluster, Timeline: at.Timeline, Revision: at.Position.Revision, Taken: time.Now()}
-	for _, c := range a.clients {
+	clients, err := a.members(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range clients {
 		m, err := a.hashOf(ctx, c, at.Position.Revision)
 		if err != nil {
 			return err
@@ -132,7 +135,7 @@ func (a *archiver) hash(ctx context.Context) error {
 		return member.ErrNoMember
 	}
 	h.Equal, h.Suspects = compareHashes(h.Members)
-	h, err := a.repo.PutHashes(ctx, a.writer, h)
+	h, err = a.repo.PutHashes(ctx, a.writer, h)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,8 @@ type listed struct {
 	Keys    []string `json:"keys"`
 	OldKeys bool     `json:"old-keys"`
 	Error   string   `json:"error,omitempty"`
+	// Archive is what the archive of the timeline holds; only of the newest snapshot of each timeline that has one.
+	Archive *listedArchive `json:"archive,omitempty"`
 
 	proof repository.Proof
 	made  time.Time
@@ -45,9 +47,11 @@ type listed struct {
 
 // listFlags are those of list alone.
 type listFlags struct {
-	keys         bool
-	maxAge       time.Duration
-	provenWithin time.Duration
+	keys          bool
+	maxAge        time.Duration
+	provenWithin  time.Duration
+	maxLag        time.Duration
+	gaplessWithin time.Duration
 }
 
 func (a *app) list() *cobra.Command {
@@ -58,8 +62,9 @@ func (a *app) list() *cobra.Command {
 		Short: "List the snapshots of a repository, oldest first, and how well each is known to be good",
 		Long: "List the snapshots of a repository, oldest first, with what their signed manifests say, and the last verification that\n" +
 			"decides: stored (checked while it was made, and not since), verified (all of its content was read again), proven (restored\n" +
-			"into an etcd that started and had the hash of the live cluster), bad. What is bad, cannot be believed or is missing is named,\n" +
-			"and makes the exit code 3. So do the limits for monitoring, --max-age and --proven-within.",
+			"into an etcd that started and had the hash of the live cluster), bad. Of clusters that are archived it shows which revisions\n" +
+			"and times can be restored, what is missing and why, and how the archive stands. What is bad, cannot be believed or is missing\n" +
+			"is named, and makes the exit code 3. So do the limits for monitoring: --max-age, --proven-within, --max-lag, --gapless-within.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			repo, err := a.openForLook(c.Context(), &f)
@@ -82,6 +87,7 @@ func (a *app) list() *cobra.Command {
 			}
 			all, bad := []listed{}, []error{}
 			var reads []repository.Read
+			var archives []archivedLine
 			for _, cluster := range clusters {
 				some, read, wrong, err := listCluster(c.Context(), repo, cluster, recipients)
 				if err != nil {
@@ -89,6 +95,16 @@ func (a *app) list() *cobra.Command {
 				}
 				all, reads, bad = append(all, some...), append(reads, read...), append(bad, wrong...)
 				bad = append(bad, l.overdue(cluster, some, time.Now())...)
+				lines, odd, err := archiveOf(c.Context(), repo, cluster, read)
+				if err != nil {
+					return err
+				}
+				bad = append(bad, odd...)
+				for _, line := range lines {
+					bad = append(bad, line.findings()...)
+				}
+				bad = append(bad, l.archiveOverdue(cluster, lines, time.Now())...)
+				archives = append(archives, lines...)
 			}
 			if f.cluster == "" {
 				missing, err := a.listMissing(c.Context(), repo, reads)
@@ -97,10 +113,10 @@ func (a *app) list() *cobra.Command {
 				}
 				bad = append(bad, missing...)
 			}
-			if len(clusters) == 0 && (l.maxAge > 0 || l.provenWithin > 0) {
+			if len(clusters) == 0 && l.limited() {
 				bad = append(bad, noSnapshots("", nil))
 			}
-			if err := a.writeList(all, l, f.output); err != nil {
+			if err := a.writeList(all, archives, l, f.output); err != nil {
 				return err
 			}
 			if len(bad) > 0 {
@@ -114,7 +130,14 @@ func (a *app) list() *cobra.Command {
 	command.Flags().BoolVar(&l.keys, "keys", false, "show which age keys can read each snapshot, and which need a key that new ones are not encrypted to")
 	command.Flags().DurationVar(&l.maxAge, "max-age", 0, "exit with 3 when the newest snapshot of a cluster is older, such as 25h")
 	command.Flags().DurationVar(&l.provenWithin, "proven-within", 0, "exit with 3 when no snapshot of a cluster was proven by a drill in that time, such as 168h")
+	command.Flags().DurationVar(&l.maxLag, "max-lag", 0, "exit with 3 when a cluster has no archive, or it is not known to be complete up to so long ago, such as 1m")
+	command.Flags().DurationVar(&l.gaplessWithin, "gapless-within", 0, "exit with 3 when an archive has lost revisions in that time, such as 168h")
 	return command
+}
+
+// limited tells whether any limit was given.
+func (l listFlags) limited() bool {
+	return l.maxAge > 0 || l.provenWithin > 0 || l.maxLag > 0 || l.gaplessWithin > 0
 }
 
 // listMissing says which manifests are missing. It is told of all clusters together, as the numbering is.
@@ -227,14 +250,36 @@ func listedOf(read repository.Read, proof repository.Proof) listed {
 	return one
 }
 
-func (a *app) writeList(all []listed, l listFlags, form string) error {
+func (a *app) writeList(all []listed, archives []archivedLine, l listFlags, form string) error {
+	for _, line := range archives {
+		newest := -1
+		for i, one := range all {
+			if one.Cluster == line.cluster && one.Timeline == line.line.ID && (newest < 0 || one.Last >= all[newest].Last) {
+				newest = i
+			}
+		}
+		if newest < 0 {
+			fmt.Fprintf(a.Stderr, "cluster %s, timeline %s: there are segments, and no snapshot that leads to revisions %s\n", line.cluster, line.line.ID, windows(line.line.Orphans))
+			continue
+		}
+		all[newest].Archive = line.listed()
+	}
 	if form == "json" {
 		return json.NewEncoder(a.Stdout).Encode(all)
 	}
 	if len(all) == 0 {
 		fmt.Fprintln(a.Stderr, "The repository holds no snapshots.")
+	} else if err := a.writeSnapshots(all, l); err != nil {
+		return err
+	}
+	if len(archives) == 0 {
 		return nil
 	}
+	return writeArchives(a.Stdout, archives, time.Now())
+}
+
+// writeSnapshots is the table of snapshots.
+func (a *app) writeSnapshots(all []listed, l listFlags) error {
 	// The digits behind an id are needed only where two are of the same second.
 	seconds := map[string]int{}
 	for _, one := range all {

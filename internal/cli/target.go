@@ -4,16 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/restore"
 )
 
 // targetFlags say which moment of a cluster is wanted.
@@ -23,7 +24,12 @@ type targetFlags struct {
 	revision int64
 	snapshot string
 	timeline string
+	// random asks for any moment of the newest timeline.
+	random bool
 }
+
+// atRandom is what verify --at takes for any moment.
+const atRandom = "random"
 
 func (t *targetFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&t.latest, "latest", false, "the latest revision that is stored; the default")
@@ -33,10 +39,20 @@ func (t *targetFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&t.timeline, "timeline", "", "the life of the cluster that it is on, where several have it, as list shows them")
 }
 
+// registerDrill has what a drill of a moment takes.
+func (t *targetFlags) registerDrill(flags *pflag.FlagSet) {
+	flags.StringVar(&t.at, "at", "", "with --level drill: a time, as restore has it, or \"random\": prove the moment instead of snapshots")
+	flags.Int64Var(&t.revision, "revision", 0, "with --level drill: the revision to prove")
+	flags.StringVar(&t.timeline, "timeline", "", "with --at or --revision: the life of the cluster that it is on, where several have it")
+}
+
+// moment tells whether a moment was asked for.
+func (t *targetFlags) moment() bool { return t.at != "" || t.revision != 0 || t.timeline != "" }
+
 // resolved is a moment that can be restored.
 type resolved struct {
 	repo    *repository.Repository
-	parts   restore.Parts
+	parts   chain.Parts
 	cluster string
 	// asked is the target as a person would say it.
 	asked string
@@ -46,8 +62,8 @@ type resolved struct {
 }
 
 // restoreChain is the chain in the words of restore.
-func (r *resolved) restoreChain(keepHistory bool) restore.Chain {
-	return restore.Chain{Base: r.chain.Base, Segments: r.chain.Segments, Revision: r.chain.Revision, KeepHistory: keepHistory}
+func (r *resolved) restoreChain(keepHistory bool) chain.Chain {
+	return chain.Chain{Base: r.chain.Base, Segments: r.chain.Segments, Revision: r.chain.Revision, KeepHistory: keepHistory}
 }
 
 // check looks at the flags and at the word that names a snapshot, "" for none.
@@ -70,7 +86,7 @@ func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error)
 			return target, usageError{err}
 		}
 	}
-	if t.at != "" {
+	if t.at != "" && !t.random {
 		at, err := parseMoment(t.at, now)
 		if err != nil {
 			return target, usagef("--at: %w", err)
@@ -90,7 +106,7 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 	if err != nil {
 		return nil, err
 	}
-	r := &resolved{repo: repo, parts: restore.Parts{Repository: repo}, asked: target.String()}
+	r := &resolved{repo: repo, parts: chain.Parts{Repository: repo}, asked: target.String()}
 	if r.cluster, err = f.oneCluster(ctx, repo); err != nil {
 		return nil, err
 	}
@@ -113,11 +129,38 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 		}
 		return r.parts.Times(ctx, s)
 	}
+	if t.random {
+		if target.Revision, target.Timeline, err = randomMoment(r.timelines); err != nil {
+			return nil, err
+		}
+		r.asked = target.String()
+	}
 	r.chain, err = coverage.Resolve(r.timelines, target, times)
 	if _, is := errors.AsType[*coverage.Unreachable](err); is {
 		return nil, hinted{err, a.Program + " list shows what can be reached"}
 	}
 	return r, err
+}
+
+// randomMoment picks one of the revisions of the newest timeline that can be restored, each as likely as the others.
+func randomMoment(timelines []coverage.Timeline) (history.Revision, repository.Timeline, error) {
+	for _, t := range slices.Backward(timelines) {
+		var all int64
+		for _, r := range t.Covered {
+			all += r.Len()
+		}
+		if all == 0 {
+			continue
+		}
+		n := rand.Int64N(all)
+		for _, r := range t.Covered {
+			if n < r.Len() {
+				return r.First + history.Revision(n), t.ID, nil
+			}
+			n -= r.Len()
+		}
+	}
+	return 0, "", errors.New("nothing is stored that can be restored")
 }
 
 // identify reads the keys, once.
@@ -159,16 +202,7 @@ func coverageOf(ctx context.Context, repo *repository.Repository, cluster string
 	if err != nil {
 		return nil, nil, err
 	}
-	var manifests []repository.Manifest
-	lines := map[repository.Timeline]bool{}
-	for _, read := range reads {
-		if read.Err != nil {
-			strange = append(strange, read.Err)
-			continue
-		}
-		manifests = append(manifests, read.Manifest)
-		lines[read.Manifest.Timeline] = true
-	}
+	manifests, strange := believed(reads)
 	points, _, err := repo.SegmentPoints(ctx, cluster, "")
 	if err != nil {
 		return nil, nil, err
@@ -177,22 +211,57 @@ func coverageOf(ctx context.Context, repo *repository.Repository, cluster string
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, s := range segments {
-		lines[s.Timeline] = true
+	archived, err := repo.ArchivedTimelines(ctx, cluster)
+	if err != nil {
+		return nil, nil, err
 	}
 	var seen []coverage.Seen
-	for line := range lines {
-		leases, _, err := repo.Leases(ctx, cluster, line, repository.ID{}, 1)
+	for _, line := range archived {
+		lease, err := lastLease(ctx, repo, cluster, line)
 		if err != nil {
 			return nil, nil, err
 		}
-		for _, l := range leases {
-			if l.Err == nil && !l.Note.AsOf.IsZero() {
-				seen = append(seen, coverage.Seen{Timeline: line, Revision: l.Note.Revision, At: l.Note.AsOf})
-			}
-		}
+		seen = append(seen, seenBy(lease)...)
 	}
 	return coverage.Of(manifests, segments, seen), append(strange, more...), nil
+}
+
+// believed parts manifests from why others are none.
+func believed(reads []repository.Read) (manifests []repository.Manifest, strange []error) {
+	for _, read := range reads {
+		if read.Err != nil {
+			strange = append(strange, read.Err)
+			continue
+		}
+		manifests = append(manifests, read.Manifest)
+	}
+	return manifests, strange
+}
+
+// recentLeases is how far back the last lease is looked for first: there is one for every 10 quiet seconds of an archiver.
+const recentLeases = time.Hour
+
+// lastLease is the last word of any archiver about a timeline; nil when there is none that can be believed.
+func lastLease(ctx context.Context, repo *repository.Repository, cluster string, line repository.Timeline) (*repository.Lease, error) {
+	recent := repository.ID{Time: time.Now().Add(-recentLeases).UTC(), Random: "00000000"}
+	for _, after := range []repository.ID{recent, {}} {
+		leases, _, err := repo.Leases(ctx, cluster, line, after, 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(leases) > 0 && leases[0].Err == nil {
+			return &leases[0].Note, nil
+		}
+	}
+	return nil, nil
+}
+
+// seenBy is what a lease, which may be nil, tells of the end of a timeline.
+func seenBy(lease *repository.Lease) []coverage.Seen {
+	if lease == nil || lease.AsOf.IsZero() {
+		return nil
+	}
+	return []coverage.Seen{{Timeline: lease.Timeline, Revision: lease.Revision, At: lease.AsOf}}
 }
 
 // segmentsOf reads the manifests of segments, of the highest levels that there are first: what a merged one holds is not
@@ -310,14 +379,7 @@ func (r *resolved) plan(keepHistory bool) momentPlan {
 
 // lines are the plan for people.
 func (p momentPlan) lines() [][2]string {
-	when := p.TimeTo
-	switch {
-	case p.TimeFrom == "":
-		when = "not after " + p.TimeTo
-	case p.TimeFrom != p.TimeTo:
-		when = "between " + p.TimeFrom + " and " + p.TimeTo
-	}
-	list := [][2]string{{"reaches", fmt.Sprintf("revision %d, %s, on timeline %s", p.Revision, when, p.Timeline)}}
+	list := [][2]string{{"reaches", fmt.Sprintf("revision %d, %s, on timeline %s", p.Revision, momentText(p.TimeFrom, p.TimeTo), p.Timeline)}}
 	from := fmt.Sprintf("snapshot %s, revision %d", p.Snapshot, p.SnapshotRevision)
 	if p.Segments > 0 {
 		from += fmt.Sprintf(", and %d segments with %d events", p.Segments, p.Events)

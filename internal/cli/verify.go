@@ -50,19 +50,22 @@ func (a *app) verify() *cobra.Command {
 	var output, want string
 	var deep verifyFlags
 	var f repoFlags
+	var t targetFlags
 	command := &cobra.Command{
-		Use:   "verify FILE... | verify [SNAPSHOT...] --repo URL",
+		Use:   "verify FILE... | verify [SNAPSHOT...] --repo URL | verify --level drill --at TIME",
 		Short: "Check snapshot archives and say what is inside",
 		Long: "Check snapshot archives, or files of etcdctl snapshot save: the sha256 of FILE.sha256 or --sha256, the archive itself,\n" +
 			"etcd's own checksum, and every page of the database. It reads the files twice and writes nothing. The version of etcd is\n" +
 			"that of FILE.json where there is one, which must be about this archive, or what the data tells.\n\n" +
 			"With --repo or --level, or with ids of snapshots or no word where HOLDFAST_REPO or the configuration names a repository, it\n" +
-			"checks snapshots of a repository: the named ones, or all. At the level listing: signatures, numbering, and that the data is there. At the\n" +
+			"checks snapshots of a repository: the named ones, or all, and then the archive too. At the level listing: signatures, numbering, and that the data is there. At the\n" +
 			"level checksum also the data: with --identity down to every page of the database, without it the sha256 of what is stored.\n" +
 			"At the level replay etcd's own code opens the database, and its hash is compared with the one that the live cluster had.\n" +
 			"At the level drill it is restored into an etcd that starts on this machine, where only this user reaches it, is read back,\n" +
 			"compared, and removed. Results are signed and kept in the repository, for list. What is wrong is named, and the exit code\n" +
-			"is 3.",
+			"is 3.\n\n" +
+			"With --at or --revision a drill proves a moment of an archived cluster: it is restored exactly; its history is restored up to\n" +
+			"where the cluster next gave a hash, into an etcd that starts; both must have the same keys, and that etcd the same hash.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
@@ -73,6 +76,10 @@ func (a *app) verify() *cobra.Command {
 			}
 			if err := f.configure(a); err != nil {
 				return err
+			}
+			if t.moment() {
+				f.output = output
+				return a.verifyMoment(c.Context(), &f, &t, deep, args)
 			}
 			if c.Flags().Changed("repo") || c.Flags().Changed("level") || f.url != "" && nameSnapshots(args) {
 				f.output = output
@@ -100,6 +107,7 @@ func (a *app) verify() *cobra.Command {
 	f.registerCluster(command.Flags())
 	f.registerIdentity(a, command.Flags())
 	deep.register(command.Flags())
+	t.registerDrill(command.Flags())
 	command.Flags().StringVar(&want, "sha256", "", "sha256 that the file must have")
 	return command
 }

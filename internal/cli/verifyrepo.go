@@ -138,8 +138,10 @@ type verification struct {
 	// writer signs the results; nil when they are not recorded. notRecorded is why, said once.
 	writer      *repository.Writer
 	notRecorded error
-	// wrongKey counts the snapshots that the given keys do not open.
-	wrongKey int
+	// wrongKey counts the snapshots that the given keys do not open, wrongKeySegments the segments.
+	wrongKey, wrongKeySegments int
+	// bad are the snapshots that were found bad.
+	bad map[repository.ID]bool
 }
 
 // verifyRepository checks snapshots of a repository: the named ones, or all.
@@ -156,7 +158,7 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 	if err != nil {
 		return err
 	}
-	run := verification{app: a, flags: f, repo: repo, level: level}
+	run := verification{app: a, flags: f, repo: repo, level: level, bad: map[repository.ID]bool{}}
 	if run.options, err = a.verifyOptions(repo, f, v, level); err != nil {
 		return err
 	}
@@ -167,6 +169,7 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 	if len(reads) == 0 {
 		return errors.Join(append(bad, noSnapshots(f.cluster, nil))...)
 	}
+	whole := reads
 	if reads, err = run.sampled(ctx, reads, part); err != nil {
 		return err
 	}
@@ -184,17 +187,28 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 			one.Error = err.Error()
 			failed = append(failed, fmt.Errorf("snapshot %s of cluster %s: %w", one.ID, one.Cluster, err))
 		case one.Error != "":
+			run.bad[read.Point.ID] = true
 			bad = append(bad, fmt.Errorf("snapshot %s of cluster %s: %s", one.ID, one.Cluster, one.Error))
 		}
 		if err := one.write(a.Stdout, f.output); err != nil {
 			return err
 		}
 	}
+	if len(words) == 0 {
+		wrong, errs, err := run.archives(ctx, whole, part)
+		if err != nil {
+			return err
+		}
+		bad, failed = append(bad, wrong...), append(failed, errs...)
+	}
 	if run.notRecorded != nil && len(reads) > 0 && !f.quiet {
 		fmt.Fprintf(a.Stderr, "the results are not recorded in the repository: %v\n", run.notRecorded)
 	}
 	if run.wrongKey > 0 {
 		failed = append(failed, fmt.Errorf("%s not opened by the given keys, only the ciphertext was checked: %w", are(run.wrongKey, "snapshot"), seal.ErrNoIdentity))
+	}
+	if run.wrongKeySegments > 0 {
+		failed = append(failed, fmt.Errorf("%s not opened by the given keys, only the ciphertext was checked: %w", are(run.wrongKeySegments, "segment"), seal.ErrNoIdentity))
 	}
 	if len(bad) > 0 {
 		return findings{errors.Join(append(bad, failed...)...)}
@@ -378,18 +392,23 @@ func (v verified) write(w io.Writer, form string) error {
 	if v.NotCompared != "" {
 		fmt.Fprintf(w, "  not compared: %s\n", v.NotCompared)
 	}
-	if len(v.Resources) == 0 {
+	return writeResources(w, v.Keys, v.Resources)
+}
+
+// writeResources shows the kinds of objects that take the most.
+func writeResources(w io.Writer, keys int64, resources []verifiedResource) error {
+	if len(resources) == 0 {
 		return nil
 	}
 	var kinds []string
-	for _, r := range v.Resources[:min(len(v.Resources), mostShown)] {
+	for _, r := range resources[:min(len(resources), mostShown)] {
 		kinds = append(kinds, fmt.Sprintf("%s %d (%s)", r.Name, r.Keys, humanize.Bytes(uint64(r.Bytes))))
 	}
 	more := ""
-	if n := len(v.Resources) - mostShown; n > 0 {
+	if n := len(resources) - mostShown; n > 0 {
 		more = fmt.Sprintf(", and %d kinds more", n)
 	}
-	_, err := fmt.Fprintf(w, "  %s: %s%s\n", plural(int(v.Keys), "key"), strings.Join(kinds, ", "), more)
+	_, err := fmt.Fprintf(w, "  %s: %s%s\n", plural(int(keys), "key"), strings.Join(kinds, ", "), more)
 	return err
 }
 

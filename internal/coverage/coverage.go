@@ -162,13 +162,19 @@ func (t Timeline) Begin() time.Time {
 }
 
 // Gaps are the holes between what is covered.
-func (t Timeline) Gaps() []history.Range {
+func (t Timeline) Gaps() []history.Range { return between(t.Covered) }
+
+// between gives the holes between ranges, which are as union gives them.
+func between(ranges []history.Range) []history.Range {
 	var gaps []history.Range
-	for i, r := range t.Covered[:max(len(t.Covered)-1, 0)] {
-		gaps = append(gaps, history.Range{First: r.Last + 1, Last: t.Covered[i+1].First - 1})
+	for i, r := range ranges[:max(len(ranges)-1, 0)] {
+		gaps = append(gaps, history.Range{First: r.Last + 1, Last: ranges[i+1].First - 1})
 	}
 	return gaps
 }
+
+// Lost are the revisions that this timeline covers and a later look at it does not.
+func (t Timeline) Lost(now Timeline) []history.Range { return without(t.Covered, now.Covered) }
 
 // union joins ranges that overlap or touch.
 func union(ranges []history.Range) []history.Range {

@@ -27,6 +27,9 @@ import (
 // DialTimeout bounds one attempt to connect. A member on a healthy network answers in milliseconds.
 const DialTimeout = 5 * time.Second
 
+// window is how much a member may send before it was read, in bytes.
+const window = 4 << 20
+
 // ID is an etcd member or cluster id, written in hexadecimal as etcdctl does.
 type ID uint64
 
@@ -79,6 +82,9 @@ func Dial(endpoint string, config *tls.Config) (*Client, error) {
 		TLS:         config,
 		DialTimeout: DialTimeout,
 		Logger:      zap.NewNop(),
+		// A snapshot is hundreds of megabytes: with windows of 64 KiB a member waits for leave to go on all the time, which
+		// costs it a seventh more processor time.
+		DialOptions: []grpc.DialOption{grpc.WithReadBufferSize(256 << 10), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dial member %q: %w", endpoint, err)
@@ -212,21 +218,21 @@ func (c *Client) CountKeys(ctx context.Context) (int64, error) {
 // readPage is how many keys one answer of ReadAll holds at most.
 const readPage = 1000
 
-// ReadAll reads every key and value that is live at a revision and gives how many there are, and the bytes of both.
-func (c *Client) ReadAll(ctx context.Context, revision history.Revision) (keys, bytes int64, err error) {
+// ReadAll reads every key and value that is live at a revision.
+func (c *Client) ReadAll(ctx context.Context, revision history.Revision) (Keyspace, error) {
+	sum := NewKeyspaceSum()
 	from := "\x00"
 	for {
 		reply, err := c.etcd.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithRev(int64(revision)), clientv3.WithLimit(readPage))
 		if err != nil {
-			return 0, 0, c.wrap(fmt.Sprintf("read all keys at revision %s", revision), err)
+			return Keyspace{}, c.wrap(fmt.Sprintf("read all keys at revision %s", revision), err)
 		}
 		for _, kv := range reply.Kvs {
-			keys++
-			bytes += int64(len(kv.Key) + len(kv.Value))
+			sum.Add(kv.Key, kv.Value, history.Revision(kv.CreateRevision), history.Revision(kv.ModRevision), kv.Version, kv.Lease)
 			from = string(kv.Key) + "\x00"
 		}
 		if !reply.More {
-			return keys, bytes, nil
+			return sum.Keyspace(), nil
 		}
 	}
 }

@@ -179,12 +179,31 @@ func (r *Repository) Timelines(ctx context.Context, cluster string) ([]Timeline,
 			timelines = append(timelines, p.Timeline)
 		}
 	}
-	archived, err := r.folders(ctx, clusterFolder+cluster+archivePart)
+	archived, err := r.ArchivedTimelines(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range archived {
+		if !slices.Contains(timelines, t) {
+			timelines = append(timelines, t)
+		}
+	}
+	return timelines, nil
+}
+
+// ArchivedTimelines lists the timelines that an archiver has written something of, by name. Where there is no archive it lists
+// one object.
+func (r *Repository) ArchivedTimelines(ctx context.Context, cluster string) ([]Timeline, error) {
+	if err := CheckCluster(cluster); err != nil {
+		return nil, err
+	}
+	names, err := r.folders(ctx, clusterFolder+cluster+archivePart)
 	if err != nil {
 		return nil, fmt.Errorf("list timelines of %q: %w", cluster, err)
 	}
-	for _, name := range archived {
-		if timelinePattern.MatchString(name) && !slices.Contains(timelines, Timeline(name)) {
+	var timelines []Timeline
+	for _, name := range names {
+		if timelinePattern.MatchString(name) {
 			timelines = append(timelines, Timeline(name))
 		}
 	}

@@ -3,6 +3,7 @@ package repository
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 )
@@ -135,14 +136,13 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 // Whether revisions are missing is not for it to say: that takes the snapshots, too.
 func (r *Repository) checkArchive(ctx context.Context, cluster string, result *CheckResult) error {
 	problem := func(format string, a ...any) { result.Problems = append(result.Problems, fmt.Sprintf(format, a...)) }
-	sizes := map[string]int64{}
-	for object, err := range r.store.List(ctx, clusterFolder+cluster+segmentPart, "") {
-		if err != nil {
-			return fmt.Errorf("list segments of %q: %w", cluster, err)
-		}
-		sizes[object.Name] = object.Size
-		if _, err := parseSegmentData(object.Name); err != nil {
-			problem("object %q is among the data of segments and is none", object.Name)
+	sizes, err := r.segmentSizes(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(sizes)) {
+		if _, err := parseSegmentData(name); err != nil {
+			problem("object %q is among the data of segments and is none", name)
 		}
 	}
 	points, timelines, strange, err := r.listArchive(ctx, cluster)
@@ -183,6 +183,45 @@ func (r *Repository) checkArchive(ctx context.Context, cluster string, result *C
 	return r.checkNotes(ctx, cluster, timelines, result)
 }
 
+// segmentSizes lists the data of all segments of a cluster.
+func (r *Repository) segmentSizes(ctx context.Context, cluster string) (map[string]int64, error) {
+	sizes := map[string]int64{}
+	for object, err := range r.store.List(ctx, clusterFolder+cluster+segmentPart, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list segments of %q: %w", cluster, err)
+		}
+		sizes[object.Name] = object.Size
+	}
+	return sizes, nil
+}
+
+// CheckSegmentsListed looks whether the objects of segments of one cluster are there with their sizes, by one listing and a
+// look at those that it does not show so. It gives for each segment, in their order, what is wrong; nil when nothing is.
+func (r *Repository) CheckSegmentsListed(ctx context.Context, cluster string, segments []Segment) ([]error, error) {
+	if err := CheckCluster(cluster); err != nil {
+		return nil, err
+	}
+	sizes, err := r.segmentSizes(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]error, len(segments))
+	for i, s := range segments {
+		if size, there := sizes[s.Object.Name]; !there || size != s.Object.Size {
+			found[i] = r.checkListed(ctx, s.Object)
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	return found, nil
+}
+
+// CheckSegmentStored is CheckStored for a segment.
+func (r *Repository) CheckSegmentStored(ctx context.Context, s Segment, observe io.Writer) error {
+	return r.copyObject(ctx, s.Object, io.Discard, observe)
+}
+
 // listArchive lists all that is in the archive of a cluster. Leases count by their names.
 func (r *Repository) listArchive(ctx context.Context, cluster string) (points []SegmentPoint, timelines []Timeline, strange []string, err error) {
 	noted := map[Timeline]bool{}
@@ -196,12 +235,15 @@ func (r *Repository) listArchive(ctx context.Context, cluster string) (points []
 		}
 		gap, gapErr := parseGap(object.Name)
 		hashes, hashesErr := parseHashes(object.Name)
+		drill, drillErr := parseDrill(object.Name)
 		_, leaseErr := parseLease(object.Name)
 		switch {
 		case gapErr == nil:
 			noted[gap.Timeline] = true
 		case hashesErr == nil:
 			noted[hashes.Timeline] = true
+		case drillErr == nil:
+			noted[drill.Timeline] = true
 		case leaseErr != nil:
 			strange = append(strange, object.Name)
 		}
@@ -225,6 +267,15 @@ func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines [
 			return err
 		}
 		for _, read := range hashes {
+			if read.Err != nil {
+				result.Problems = append(result.Problems, read.Err.Error())
+			}
+		}
+		drills, _, err := r.Drills(ctx, cluster, t)
+		if err != nil {
+			return err
+		}
+		for _, read := range drills {
 			if read.Err != nil {
 				result.Problems = append(result.Problems, read.Err.Error())
 			}

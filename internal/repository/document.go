@@ -27,6 +27,7 @@ const (
 	gapFormat          = "holdfast-gap/1"
 	hashesFormat       = "holdfast-hashes/1"
 	leaseFormat        = "holdfast-lease/1"
+	drillFormat        = "holdfast-drill/1"
 )
 
 // Encryption tells how data objects are sealed.

@@ -20,6 +20,7 @@ const (
 	gapsFolder   = "gaps/"
 	hashesFolder = "hashes/"
 	leasesFolder = "leases/"
+	drillsFolder = "drills/"
 )
 
 // Gap is a hole in the archive that was noticed: its revisions are in no segment, and came out of no snapshot.
@@ -74,13 +75,14 @@ type Lease struct {
 	ID       ID       `json:"id"`
 	Cluster  string   `json:"cluster"`
 	Timeline Timeline `json:"timeline"`
-	// Session is 16 hexadecimal digits that an archiver draws when it starts. It tells two on one host apart.
+	// Session is 16 hexadecimal digits that an archiver draws for its folder, and keeps. They tell two apart that sign with
+	// one key, and are the same again when one was restarted.
 	Session string `json:"session"`
 	// Revision is up to where its holder has archived the timeline; 0 when it has nothing of it.
 	Revision history.Revision `json:"revision"`
 	// AsOf is a time at which the cluster had Revision and no later one; left out when its holder did not know.
 	AsOf time.Time `json:"as-of,omitzero"`
-	// Release tells that the session has ended cleanly.
+	// Release tells that its holder has ended cleanly.
 	Release bool `json:"release"`
 	// Signer is who holds it.
 	Signer Fingerprint `json:"signer"`
@@ -93,10 +95,12 @@ const (
 	mostWord = 500
 )
 
-// note is what the three have in common.
+// note is what they have in common.
 type note interface {
-	Gap | Hashes | Lease
+	Gap | Hashes | Lease | Drill
 	format() string
+	// role is the one that its signer needs.
+	role() Role
 	// name is where it is; its place in the name is checked with it.
 	name() string
 	repository() string
@@ -106,6 +110,7 @@ type note interface {
 }
 
 func (g Gap) format() string      { return gapFormat }
+func (g Gap) role() Role          { return RoleBackup }
 func (g Gap) repository() string  { return g.Repository }
 func (g Gap) signer() Fingerprint { return g.Signer }
 func (g Gap) name() string {
@@ -125,6 +130,7 @@ func (g Gap) check() error {
 }
 
 func (h Hashes) format() string      { return hashesFormat }
+func (h Hashes) role() Role          { return RoleBackup }
 func (h Hashes) repository() string  { return h.Repository }
 func (h Hashes) signer() Fingerprint { return h.Signer }
 func (h Hashes) name() string {
@@ -164,6 +170,7 @@ func (h Hashes) check() error {
 }
 
 func (l Lease) format() string      { return leaseFormat }
+func (l Lease) role() Role          { return RoleBackup }
 func (l Lease) repository() string  { return l.Repository }
 func (l Lease) signer() Fingerprint { return l.Signer }
 func (l Lease) name() string {
@@ -171,7 +178,7 @@ func (l Lease) name() string {
 }
 
 func (l Lease) check() error {
-	if _, err := parseID(l.ID.String()); err != nil || !segmentRandom.MatchString(l.Session) {
+	if _, err := parseID(l.ID.String()); err != nil || CheckSession(l.Session) != nil {
 		return fmt.Errorf("its id is %q and its session %q, want 16 hexadecimal digits", l.ID, l.Session)
 	}
 	if l.Revision < 0 || l.Revision == 0 && !l.AsOf.IsZero() {
@@ -182,6 +189,14 @@ func (l Lease) check() error {
 
 // NewSession draws the session of an archiver.
 func NewSession() string { return randomHex(8) }
+
+// CheckSession tells whether a text is a session.
+func CheckSession(text string) error {
+	if !segmentRandom.MatchString(text) {
+		return fmt.Errorf("session %q is not 16 hexadecimal digits", text)
+	}
+	return nil
+}
 
 // NoteRead is one note that was fetched, or why it could not be believed.
 type NoteRead[N any] struct {
@@ -224,6 +239,28 @@ func (r *Repository) Hashes(ctx context.Context, cluster string, t Timeline, mos
 	return notes(ctx, r, cluster, t, hashesFolder, parseHashes, "", most)
 }
 
+// HashesFrom fetches the first hashes of a timeline at or after a revision, so many of them, by revision. It lists no more than
+// those. What cannot be believed is in its read.
+func (r *Repository) HashesFrom(ctx context.Context, cluster string, t Timeline, from history.Revision, most int) ([]NoteRead[Hashes], error) {
+	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
+		return nil, err
+	}
+	var reads []NoteRead[Hashes]
+	prefix := archiveFolder(cluster, t) + hashesFolder
+	for object, err := range r.store.List(ctx, prefix, fmt.Sprintf("%s%020d", prefix, from)) {
+		if err != nil {
+			return nil, fmt.Errorf("list %q: %w", prefix, err)
+		}
+		if len(reads) >= most {
+			break
+		}
+		if _, err := parseHashes(object.Name); err == nil {
+			reads = append(reads, NoteRead[Hashes]{Name: object.Name})
+		}
+	}
+	return reads, readNotes(ctx, r, reads)
+}
+
 // PutLease signs and puts a lease. Cluster, Timeline, Session, Revision, AsOf and Release are the caller's.
 func (r *Repository) PutLease(ctx context.Context, w *Writer, l Lease) (Lease, error) {
 	l.Format, l.Repository, l.ID, l.Signer = leaseFormat, r.document.Repository, newID(time.Now()), w.key.Public().Fingerprint()
@@ -245,7 +282,7 @@ func (r *Repository) Leases(ctx context.Context, cluster string, t Timeline, aft
 }
 
 func putNote[N note](ctx context.Context, r *Repository, w *Writer, n N) error {
-	if _, err := r.Enrolled(ctx, n.signer(), RoleBackup); err != nil {
+	if _, err := r.Enrolled(ctx, n.signer(), n.role()); err != nil {
 		return fmt.Errorf("signing key of this host: %w", err)
 	}
 	if err := n.check(); err != nil {
@@ -281,6 +318,11 @@ func notes[N note](ctx context.Context, r *Repository, cluster string, t Timelin
 	if most > 0 {
 		reads = slices.Clone(reads[max(0, len(reads)-most):])
 	}
+	return reads, strange, readNotes(ctx, r, reads)
+}
+
+// readNotes fetches the notes that are named. The error is that of ctx.
+func readNotes[N note](ctx context.Context, r *Repository, reads []NoteRead[N]) error {
 	var group errgroup.Group
 	group.SetLimit(fetchesAtOnce)
 	for i := range reads {
@@ -290,7 +332,7 @@ func notes[N note](ctx context.Context, r *Repository, cluster string, t Timelin
 		})
 	}
 	_ = group.Wait() // no error comes out of it
-	return reads, strange, context.Cause(ctx)
+	return context.Cause(ctx)
 }
 
 func readNote[N note](ctx context.Context, r *Repository, name string) (n N, sum string, err error) {
@@ -311,7 +353,7 @@ func readNote[N note](ctx context.Context, r *Repository, name string) (n N, sum
 }
 
 func openNote[N note](ctx context.Context, r *Repository, signed []byte, name string) (n N, err error) {
-	by, err := r.openSigned(ctx, signed, RoleBackup, n.format(), &n)
+	by, err := r.openSigned(ctx, signed, n.role(), n.format(), &n)
 	if err != nil {
 		return n, err
 	}

@@ -135,7 +135,7 @@ func (r *Repository) signedBy(ctx context.Context, f Fingerprint) ([]string, err
 	return sums, nil
 }
 
-// archivedBy gives the sha256 of what a key signed in the archive of a cluster: segments, gaps and hashes.
+// archivedBy gives the sha256 of what a key signed in the archive of a cluster: segments, gaps, hashes and drills.
 func (r *Repository) archivedBy(ctx context.Context, cluster string, f Fingerprint) (sums []string, err error) {
 	points, _, err := r.SegmentPoints(ctx, cluster, "")
 	if err != nil {
@@ -188,6 +188,19 @@ func (r *Repository) archivedBy(ctx context.Context, cluster string, f Fingerpri
 		for _, read := range hashes {
 			err := add(read.Name, read.SHA256, read.Note.Signer, read.Err, func(signed []byte) error {
 				_, err := openNote[Hashes](ctx, r, signed, read.Name)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		drills, _, err := r.Drills(ctx, cluster, t)
+		if err != nil {
+			return nil, err
+		}
+		for _, read := range drills {
+			err := add(read.Name, read.SHA256, read.Note.Signer, read.Err, func(signed []byte) error {
+				_, err := openNote[Drill](ctx, r, signed, read.Name)
 				return err
 			})
 			if err != nil {

@@ -157,11 +157,20 @@ func (r *Repository) sameData(ctx context.Context, o Object) (bool, error) {
 // size and the sha256 of the manifest, its seal was whole, and so were the plain bytes. Otherwise the last error says what is
 // wrong: a Mismatch, seal.ErrCorrupt, seal.ErrNoIdentity. The reader is for one goroutine; its Close ends it at any time.
 func (r *Repository) OpenSegment(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
+	return r.openSegment(ctx, s, identities, 0)
+}
+
+// OpenSegmentLean is OpenSegment on one core, for whoever has many open at once: each keeps three frames, plain and packed.
+func (r *Repository) OpenSegmentLean(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
+	return r.openSegment(ctx, s, identities, 1)
+}
+
+func (r *Repository) openSegment(ctx context.Context, s Segment, identities []seal.Identity, concurrency int) (io.ReadCloser, error) {
 	stored, err := r.StoredSegment(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	return UnsealSegment(s, stored, identities)
+	return unsealSegment(s, stored, identities, concurrency)
 }
 
 // StoredSegment gives the object of a segment as it is stored, for UnsealSegment: a byte more than the manifest says, if it is
@@ -177,17 +186,26 @@ func (r *Repository) StoredSegment(ctx context.Context, s Segment) (io.ReadClose
 // UnsealSegment is OpenSegment for an object that StoredSegment gave. It sees to it that the object is closed, also when there
 // is an error.
 func UnsealSegment(s Segment, object io.ReadCloser, identities []seal.Identity) (io.ReadCloser, error) {
+	return unsealSegment(s, object, identities, 0)
+}
+
+func unsealSegment(s Segment, object io.ReadCloser, identities []seal.Identity, concurrency int) (io.ReadCloser, error) {
 	if s.Object.Encryption == None {
 		identities = nil
 	}
 	stored := &counted{Reader: io.LimitReader(object, s.Object.Size+1), sum: sha256.New()}
 	reader := &segmentReader{manifest: s, body: object, stored: stored, sum: sha256.New()}
 	var err error
-	reader.sealed, err = seal.NewReader(stored, seal.ReaderOptions{Identities: identities, PlainSize: s.Plain.Size})
+	reader.sealed, err = seal.NewReader(stored, seal.ReaderOptions{Identities: identities, Concurrency: concurrency, PlainSize: s.Plain.Size})
 	if err != nil {
 		return nil, errors.Join(reader.end(err), object.Close())
 	}
 	return reader, nil
+}
+
+// CheckStoredSegment reads the object of a segment and compares its size and sha256, as CheckStored does that of a snapshot.
+func (r *Repository) CheckStoredSegment(ctx context.Context, s Segment, observe io.Writer) error {
+	return r.copyObject(ctx, s.Object, io.Discard, observe)
 }
 
 type segmentReader struct {

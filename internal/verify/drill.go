@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/datadir"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/restore"
@@ -47,9 +48,19 @@ func (b *bench) build(ctx context.Context, info snapshot.Info) error {
 	return nil
 }
 
-// drill starts an etcd on the data dir, reads everything back through it, and compares with what the child found in the file
-// and with what the live cluster had.
-func (r *Result) drill(ctx context.Context, m repository.Manifest, b *bench, program string, report Report) (err error) {
+// drill reads everything back through an etcd, and compares with what the child found in the file and with what the live
+// cluster had.
+func (r *Result) drill(ctx context.Context, m repository.Manifest, b *bench, program string, report Report) error {
+	return b.serve(ctx, program, func(client *member.Client) error {
+		if err := readBack(ctx, client, m.Content.Revision, report.keyspace()); err != nil {
+			return err
+		}
+		return hashBack(ctx, client, report, m.Content.CompactRevision)
+	})
+}
+
+// serve starts an etcd on the data dir and gives it to look, once it serves.
+func (b *bench) serve(ctx context.Context, program string, look func(*member.Client) error) (err error) {
 	etcd, err := scratch.Start(ctx, scratch.Options{
 		Program: program, Run: b.run(), Timeout: startTime,
 		Args: []string{
@@ -71,14 +82,28 @@ func (r *Result) drill(ctx context.Context, m repository.Manifest, b *bench, pro
 	if err := awaitServing(ctx, client); err != nil {
 		return findf("etcd does not serve what was restored: %v", err)
 	}
-	keys, bytes, err := client.ReadAll(ctx, m.Content.Revision)
+	return look(client)
+}
+
+// readBack reads a revision through etcd and compares it.
+func readBack(ctx context.Context, client *member.Client, revision history.Revision, want member.Keyspace) error {
+	got, err := client.ReadAll(ctx, revision)
 	if err != nil {
 		return findf("read back: %v", err)
 	}
-	if keys != report.Keys || bytes != report.Bytes {
-		return findf("etcd serves %d keys of %d bytes, the snapshot has %d of %d", keys, bytes, report.Keys, report.Bytes)
+	if got == want {
+		return nil
 	}
-	if report.HashCompactRevision > m.Content.CompactRevision {
+	if got.Keys != want.Keys || got.Bytes != want.Bytes {
+		return findf("etcd serves %d keys of %d bytes at revision %s, %d of %d were restored", got.Keys, got.Bytes, revision, want.Keys, want.Bytes)
+	}
+	return findf("etcd serves other content at revision %s than was restored", revision)
+}
+
+// hashBack lets etcd hash what it serves, compacted as a child had it, and compares with what that found. compacted is up to
+// where the data is compacted already.
+func hashBack(ctx context.Context, client *member.Client, report Report, compacted history.Revision) error {
+	if report.HashCompactRevision > compacted {
 		// The live cluster was compacted after the snapshot and before it gave its hash.
 		if err := client.Compact(ctx, report.HashCompactRevision, true); err != nil {
 			return findf("compact as the live cluster was: %v", err)
@@ -89,7 +114,7 @@ func (r *Result) drill(ctx context.Context, m repository.Manifest, b *bench, pro
 		return findf("hash what was restored: %v", err)
 	}
 	if hash != report.Hash || compact != report.HashCompactRevision {
-		return findf("etcd serves a keyspace with hash %d, compacted to %s; that of the snapshot is %d, %s", hash, compact, report.Hash, report.HashCompactRevision)
+		return findf("etcd serves a keyspace with hash %d, compacted to %s; in the file it is %d, %s", hash, compact, report.Hash, report.HashCompactRevision)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/scratch"
 )
 
@@ -43,6 +44,8 @@ type Report struct {
 	// Keys and Bytes are of what is live at Revision, keys and values.
 	Keys  int64 `json:"keys"`
 	Bytes int64 `json:"bytes"`
+	// SHA256 is that of a member.Keyspace.
+	SHA256 string `json:"sha256"`
 	// Hash is etcd's HashKV at HashRevision, with HashCompactRevision.
 	Hash                uint32           `json:"hash"`
 	HashRevision        history.Revision `json:"hash-revision"`
@@ -59,6 +62,10 @@ type Resource struct {
 	Name  string `json:"name"`
 	Keys  int64  `json:"keys"`
 	Bytes int64  `json:"bytes"`
+}
+
+func (r Report) keyspace() member.Keyspace {
+	return member.Keyspace{Keys: r.Keys, Bytes: r.Bytes, SHA256: r.SHA256}
 }
 
 const (
@@ -248,6 +255,7 @@ func (r *Report) read(kv mvcc.KV) error {
 	view := kv.Read(mvcc.ConcurrentReadTxMode, traceutil.TODO())
 	defer view.End()
 	kinds := map[string]*Resource{}
+	sum := member.NewKeyspaceSum()
 	from := []byte{0}
 	for {
 		page, err := view.Range(context.Background(), from, []byte{}, mvcc.RangeOptions{Limit: pageOfKeys, Rev: int64(r.Revision)})
@@ -256,8 +264,7 @@ func (r *Report) read(kv mvcc.KV) error {
 		}
 		for _, one := range page.KVs {
 			size := int64(len(one.Key) + len(one.Value))
-			r.Keys++
-			r.Bytes += size
+			sum.Add(one.Key, one.Value, history.Revision(one.CreateRevision), history.Revision(one.ModRevision), one.Version, one.Lease)
 			name := resourceOf(string(one.Key))
 			if kinds[name] == nil && len(kinds) >= mostResources {
 				name = otherResource
@@ -273,7 +280,8 @@ func (r *Report) read(kv mvcc.KV) error {
 			break
 		}
 	}
-	r.Resources = []Resource{}
+	found := sum.Keyspace()
+	r.Keys, r.Bytes, r.SHA256, r.Resources = found.Keys, found.Bytes, found.SHA256, []Resource{}
 	for _, kind := range kinds {
 		r.Resources = append(r.Resources, *kind)
 	}

@@ -1,11 +1,12 @@
 // Package verify finds out how good a stored snapshot is, at one of four depths: the stored bytes, all of their content, the
-// database that they are, and an etcd that serves it.
+// database that they are, and an etcd that serves it; how good a segment is; and, by a drill, whether a moment between
+// snapshots is what the live cluster had.
 //
 // It reads from a repository and is used by the command line and the agents' actions. Nothing that it looks at is changed.
 // What a snapshot holds is hostile until checked: a database is opened only by a child process with limits, and an etcd is
-// started only on what that child found sound. Run may be called for several snapshots at once.
+// started only on what that child found sound. Everything may be called for several things at once.
 //
-// Not promised: that a snapshot without a hash in its manifest is what the live cluster had. Then a drill says that it was
+// Not promised: that what no hash of the live cluster is recorded of is what that cluster had. Then a drill says that it was
 // restored, and not compared.
 package verify
 
@@ -23,9 +24,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/replay"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/restore"
 	"github.com/holdfast-project/holdfast/internal/seal"
+	"github.com/holdfast-project/holdfast/internal/segment"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
 	"github.com/holdfast-project/holdfast/internal/store"
 )
@@ -88,6 +91,7 @@ func damage(err error) bool {
 	}
 	for _, class := range []error{
 		repository.ErrDamaged, store.ErrNotFound, seal.ErrCorrupt, seal.ErrNotEncrypted, snapshot.ErrTrailer, snapshot.ErrCorrupt, snapshot.ErrNotBackend,
+		repository.ErrForged, segment.ErrCorrupt, replay.ErrEvents,
 	} {
 		if errors.Is(err, class) {
 			return true
@@ -107,7 +111,8 @@ func (r *Result) look(ctx context.Context, repo *repository.Repository, m reposi
 		_, _, err := repo.Fetch(ctx, m, o.Identities, io.Discard, o.Observe)
 		return err
 	}
-	bench, err := openBench(o.Scratch, m)
+	data, wal := restore.SpaceNeeded(m.Content.Size)
+	bench, err := openBench(o.Scratch, m.Content.Size+data+wal)
 	if err != nil {
 		return err
 	}
@@ -187,8 +192,8 @@ type bench struct {
 const benchPrefix = "verify-"
 
 // openBench makes a folder below scratch, after it has removed those that a killed process left, and sees to it that there
-// is space.
-func openBench(scratch string, m repository.Manifest) (_ *bench, err error) {
+// is space for so many bytes.
+func openBench(scratch string, need int64) (_ *bench, err error) {
 	if err := durable.MkdirAll(scratch, 0o700); err != nil {
 		return nil, err
 	}
@@ -205,10 +210,8 @@ func openBench(scratch string, m repository.Manifest) (_ *bench, err error) {
 	if err := unix.Statfs(scratch, &stat); err != nil {
 		return nil, fmt.Errorf("ask for free space of %q: %w", scratch, err)
 	}
-	data, wal := restore.SpaceNeeded(m.Content.Size)
-	need, free := m.Content.Size+data+wal, int64(stat.Bavail)*stat.Bsize
-	if need > free {
-		return nil, fmt.Errorf("no space left in %q for the snapshot: it needs %s, %s are free", scratch, humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
+	if free := int64(stat.Bavail) * stat.Bsize; need > free {
+		return nil, fmt.Errorf("no space left in %q: it needs %s, %s are free", scratch, humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
 	}
 	b := &bench{scratch: scratch, folder: filepath.Join(scratch, benchPrefix+rand.Text())}
 	if err := os.Mkdir(b.folder, 0o700); err != nil {

@@ -308,7 +308,7 @@ func TestManyAtOnce(t *testing.T) {
 	var group errgroup.Group
 	for range 200 {
 		group.Go(func() error {
-			b, err := openBench(scratch, repository.Manifest{})
+			b, err := openBench(scratch, 0)
 			if err != nil {
 				return err
 			}

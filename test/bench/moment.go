@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/restore"
 	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/store/file"
 )
@@ -97,23 +97,23 @@ func (m *moments) byHoldfast(ctx context.Context, data string, f figures, more .
 }
 
 // chain opens the repository and finds what leads to the last revision.
-func (m *moments) chain(ctx context.Context) (parts restore.Parts, chain restore.Chain, err error) {
+func (m *moments) chain(ctx context.Context) (parts chain.Parts, to chain.Chain, err error) {
 	store, err := file.Open(m.folder)
 	if err != nil {
-		return parts, chain, err
+		return parts, to, err
 	}
 	if parts.Repository, err = repository.Open(ctx, store, ""); err != nil {
-		return parts, chain, err
+		return parts, to, err
 	}
 	if parts.Identities, err = seal.ReadIdentities(m.identity); err != nil {
-		return parts, chain, err
+		return parts, to, err
 	}
 	snapshots, segments, err := m.manifests(ctx, parts.Repository)
 	if err != nil {
-		return parts, chain, err
+		return parts, to, err
 	}
 	found, err := coverage.Resolve(coverage.Of(snapshots, segments, nil), coverage.Target{Revision: history.Revision(m.revision)}, nil)
-	return parts, restore.Chain{Base: found.Base, Segments: found.Segments, Revision: found.Revision}, err
+	return parts, chain.Chain{Base: found.Base, Segments: found.Segments, Revision: found.Revision}, err
 }
 
 func (m *moments) manifests(ctx context.Context, repo *repository.Repository) (snapshots []repository.Manifest, segments []repository.Segment, err error) {

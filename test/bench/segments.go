@@ -12,10 +12,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/replay"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/restore"
 	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/segment"
 	"github.com/holdfast-project/holdfast/internal/store"
@@ -128,19 +128,19 @@ func momentFar(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
-	chain, err := s.hour(ctx, l.seed)
+	to, err := s.hour(ctx, l.seed)
 	if err != nil {
 		return err
 	}
 	memory.Add(faultstore.Fault{On: faultstore.Open, Times: -1, Do: faultstore.Slow, Delay: farAnswer})
-	parts := restore.Parts{Repository: s.Repository}
+	parts := chain.Parts{Repository: s.Repository}
 	err = l.alternate(ctx, r, []work{
 		{name: "holdfast", do: func(f figures) error {
 			before, err := ownCPU()
 			if err != nil {
 				return err
 			}
-			result, err := l.backend(ctx, parts, chain)
+			result, err := l.backend(ctx, parts, to)
 			if err != nil {
 				return err
 			}
@@ -149,7 +149,7 @@ func momentFar(ctx context.Context, l *lab, r *report) error {
 			return err
 		}},
 		{name: "one by one", do: func(figures) error {
-			for _, segment := range chain.Segments {
+			for _, segment := range to.Segments {
 				body, err := s.StoredSegment(ctx, segment)
 				if err != nil {
 					return err
@@ -173,41 +173,41 @@ func momentFar(ctx context.Context, l *lab, r *report) error {
 }
 
 // backend makes the backend file of a chain and removes it.
-func (l *lab) backend(ctx context.Context, parts restore.Parts, chain restore.Chain) (result replay.Result, err error) {
+func (l *lab) backend(ctx context.Context, parts chain.Parts, to chain.Chain) (result replay.Result, err error) {
 	work := filepath.Join(l.dir, "work")
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return result, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	return parts.Backend(ctx, chain, filepath.Join(work, "db"), work)
+	return parts.Backend(ctx, to, filepath.Join(work, "db"), work)
 }
 
 // hour archives an hour of a cluster's changes in segments of a second, after the snapshot.
-func (s *smallRepository) hour(ctx context.Context, seed uint64) (chain restore.Chain, err error) {
-	if chain.Base, err = s.publish(ctx, time.Now()); err != nil {
-		return chain, err
+func (s *smallRepository) hour(ctx context.Context, seed uint64) (to chain.Chain, err error) {
+	if to.Base, err = s.publish(ctx, time.Now()); err != nil {
+		return to, err
 	}
-	chain.Revision = chain.Base.Content.Revision
+	to.Revision = to.Base.Content.Revision
 	var memory seal.Memory
-	for events := range seconds(seed, chain.Revision, farSegments) {
+	for events := range seconds(seed, to.Revision, farSegments) {
 		b := segment.NewBuilder()
 		if err := b.Add(events.list, events.at, events.at); err != nil {
-			return chain, err
+			return to, err
 		}
 		stored, err := encodeSegment(b, seal.Options{Concurrency: 1, FrameSize: liveFrame, Memory: &memory})
 		if err != nil {
-			return chain, err
+			return to, err
 		}
-		m := repository.Segment{Cluster: "bench", Timeline: chain.Base.Timeline, First: b.Range().First, Last: b.Range().Last, Events: int64(b.Events()), Plain: stored.plain}
+		m := repository.Segment{Cluster: "bench", Timeline: to.Base.Timeline, First: b.Range().First, Last: b.Range().Last, Events: int64(b.Events()), Plain: stored.plain}
 		if m.Object, err = s.NewSegmentData(m.Cluster, m.Timeline, m.First, nil); err != nil {
-			return chain, err
+			return to, err
 		}
 		sum := sha256.Sum256(stored.sealed)
 		m.Object.Size, m.Object.SHA256 = int64(len(stored.sealed)), hex.EncodeToString(sum[:])
 		if m.Object, err = s.PutSegmentData(ctx, m.Object, bytes.NewReader(stored.sealed), time.Time{}); err != nil {
-			return chain, err
+			return to, err
 		}
-		chain.Segments, chain.Revision = append(chain.Segments, m), m.Last
+		to.Segments, to.Revision = append(to.Segments, m), m.Last
 	}
-	return chain, nil
+	return to, nil
 }

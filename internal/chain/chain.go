@@ -1,4 +1,9 @@
-package restore
+// Package chain reads what leads to a revision out of a repository, a snapshot and the segments after it, and makes the backend
+// file of that revision.
+//
+// It joins repository, segment and replay, which do not know each other, for those that restore, export and verify. Its values
+// are safe for concurrent use. Not promised: that a chain is the best one; coverage finds it.
+package chain
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package restore
+package chain
 
 import (
 	"bytes"
@@ -198,5 +198,12 @@ func TestReadAheadDamage(t *testing.T) {
 			t.Errorf("%s: %d revisions, %v", what, len(revisions), err)
 		}
 		faults.Clear()
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-package restore
+package chain
 
 import (
 	"bytes"

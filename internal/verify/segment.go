@@ -1,0 +1,76 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/segment"
+)
+
+// Segment reads a stored segment: at LevelCiphertext its bytes, at any deeper level all that is in it, down to whether each of
+// its revisions has an event. problem is what is wrong with it, "" for nothing; the error is as that of Run. LevelListing is
+// for Repository.CheckSegmentsListed, which looks at many at once.
+func Segment(ctx context.Context, repo *repository.Repository, s repository.Segment, level repository.Level, o Options) (problem string, err error) {
+	if level == repository.LevelCiphertext {
+		err = repo.CheckSegmentStored(ctx, s, o.Observe)
+	} else {
+		err = readSegment(ctx, repo, s, o)
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if err != nil && damage(err) {
+		return err.Error(), nil
+	}
+	return "", err
+}
+
+// Damage tells what an error of a repository says about the segment it is of, as Segment does.
+func Damage(err error) bool { return err != nil && damage(err) }
+
+func readSegment(ctx context.Context, repo *repository.Repository, s repository.Segment, o Options) (err error) {
+	content, err := repo.OpenSegment(ctx, s, o.Identities)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, content.Close()) }()
+	var plain io.Reader = content
+	if o.Observe != nil {
+		plain = io.TeeReader(content, o.Observe)
+	}
+	reader, err := segment.NewReader(plain, s.Plain.Size)
+	if err != nil {
+		return err
+	}
+	for {
+		if _, err := reader.Next(); errors.Is(err, io.EOF) {
+			return asTold(s, reader.Summary())
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// asTold compares what is in a segment with what its manifest says.
+func asTold(s repository.Segment, found segment.Summary) error {
+	var first, last history.Span
+	exact := true
+	for span := range found.Times.All() {
+		if first.First == 0 {
+			first = span
+		}
+		last, exact = span, exact && span.Exact()
+	}
+	switch {
+	case found.Range != s.Range():
+		return findf("segment %s holds revisions %s", s.Range(), found.Range)
+	case found.Events != s.Events || int64(len(found.Leases)) != s.Leases:
+		return findf("segment %s holds %d events and %d leases, its manifest says %d and %d", s.Range(), found.Events, len(found.Leases), s.Events, s.Leases)
+	case !first.From.Equal(s.FirstTime) || !last.To.Equal(s.LastTime) || exact != s.Exact:
+		return findf("segment %s has other times than its manifest says", s.Range())
+	}
+	return nil
+}
