@@ -47,6 +47,9 @@ func benches() []bench {
 		{"moment-memory", "How much memory do an archiver and a restore of any moment take, of a large database?", momentMemory},
 		{"archive-cost", "How much slower are a cluster's writers while it is archived, how much does the archiver take, and how far behind is it?", archiveCost},
 		{"archive-resume", "How long does an archiver that missed 100,000 revisions take to cover the cluster again, compared with a watch from there?", archiveResume},
+		{"archive-bytes", "How many bytes does a day of a cluster take, compared with an archive file each hour, and with the same events as JSON in gzip?", archiveBytes},
+		{"moment-far", "How long does a restore over 3,600 segments take from a store that answers after 30 ms, compared with reading them one by one?", momentFar},
+		{"plan-speed", "How long does the plan of a restore take over 10,000 and 86,400 segments?", planSpeed},
 	}
 }
 
