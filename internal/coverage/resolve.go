@@ -111,7 +111,11 @@ func Resolve(timelines []Timeline, target Target, times Times) (Chain, error) {
 		}
 	}
 	if len(of) == 0 {
-		return Chain{}, &Unreachable{Target: target, Why: "nothing is stored that can be restored"}
+		why := "nothing is stored that can be restored"
+		if names := restorable(timelines); target.Timeline != "" && len(names) > 0 {
+			why = fmt.Sprintf("nothing of timeline %s can be restored; of these something can: %s", target.Timeline, strings.Join(names, " "))
+		}
+		return Chain{}, &Unreachable{Target: target, Why: why}
 	}
 	var chain Chain
 	var err error
@@ -131,6 +135,16 @@ func Resolve(timelines []Timeline, target Target, times Times) (Chain, error) {
 		chain.Highest = max(chain.Highest, t.highest())
 	}
 	return chain, nil
+}
+
+// restorable names the timelines that cover anything.
+func restorable(timelines []Timeline) (names []string) {
+	for _, t := range timelines {
+		if len(t.Covered) > 0 {
+			names = append(names, string(t.ID))
+		}
+	}
+	return names
 }
 
 // highest is the highest revision that anything is known of.
