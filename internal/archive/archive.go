@@ -57,9 +57,10 @@ type Options struct {
 	// be quick, and may be nil.
 	Heard func(current history.Revision, at time.Time)
 
-	// For tests: the clock by which merging goes, and how often is looked for what is due, and for owners and revocations.
-	now                  func() time.Time
-	mergeEvery, askEvery time.Duration
+	// For tests: the clock by which merging goes, and how often is looked for what is due to be merged, for owners and
+	// revocations, and for changes of users.
+	now                             func() time.Time
+	mergeEvery, askEvery, authEvery time.Duration
 }
 
 // Members gives clients of the members of a cluster that can be reached, or could be. It is asked each time they are needed,
@@ -84,6 +85,7 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.Takeover, 30*time.Second)
 	orDefault(&o.mergeEvery, mergeEvery)
 	orDefault(&o.askEvery, askEvery)
+	orDefault(&o.authEvery, authEvery)
 	if o.now == nil {
 		o.now = time.Now
 	}

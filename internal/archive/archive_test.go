@@ -496,3 +496,31 @@ func TestNoRights(t *testing.T) {
 		t.Error("no error of wrong options")
 	}
 }
+
+// TestUsersChanged: no watch tells of users and roles, so a snapshot follows a change of them, also one while nobody looked.
+func TestUsersChanged(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.6"), etcdtest.Options{})
+	h := newWorld(t, nil).host(t, server.Endpoint)
+	soon := func(o *Options) { o.SnapshotEvery = time.Hour; o.authEvery = 50 * time.Millisecond }
+	changed := func(n int) func([]Event) bool {
+		return func(events []Event) bool {
+			return strings.Count(fmt.Sprint(snapshotsOf(events)), "users or roles were changed") == n
+		}
+	}
+	first := h.start(t, soon)
+	first.await("the first snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
+	_, err := server.Client.RoleAdd(t.Context(), "reader")
+	must(t, err)
+	first.await("a snapshot after the change", changed(1))
+	first.stored(put(t, server, 5))
+	first.stop()
+	_, err = server.Client.UserAdd(t.Context(), "somebody", "secret")
+	must(t, err)
+	second := h.start(t, soon)
+	second.await("a snapshot after the change that nobody saw", changed(1))
+	second.stop()
+	if !changed(1)(first.events) || !changed(1)(second.events) {
+		t.Errorf("snapshots of the first: %q, of the second: %q", snapshotsOf(first.events), snapshotsOf(second.events))
+	}
+}

@@ -16,26 +16,33 @@ import (
 func (a *archiver) snapshot(ctx context.Context, newTimeline bool, why string) (repository.Manifest, error) {
 	a.snapshotting.Lock()
 	defer a.snapshotting.Unlock()
+	// Asked before, so that what changes meanwhile is a change that is seen.
+	auth, _ := a.authRevision(ctx) // 0 when nobody tells
 	m, err := a.Snapshot(ctx, newTimeline)
 	if err != nil {
 		return m, err
 	}
 	a.mu.Lock()
 	a.lastSnapshot = time.Now()
+	a.state.Auth = auth
 	a.mu.Unlock()
 	a.Observe(Event{Snapshot: &Base{Manifest: m, Why: why}})
 	return m, nil
 }
 
-// lookEvery is how often is looked whether something is due.
-const lookEvery = 15 * time.Second
+const (
+	// lookEvery is how often is looked whether something is due.
+	lookEvery = 15 * time.Second
+	// authEvery is how often is asked for changes of users and roles. Each question goes through etcd's log.
+	authEvery = 5 * time.Minute
+)
 
 // keep does what is due from time to time, until ctx ends: a snapshot when the last one is old, or when users or roles
 // changed, which no watch tells; and the members' hashes. What fails is told, and due again. Its error is that somebody else
 // has begun a newer timeline.
 func (a *archiver) keep(ctx context.Context) error {
-	hashed, auth := time.Now(), uint64(0)
-	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery)) {
+	hashed, asked := time.Now(), time.Now()
+	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery, a.authEvery)) {
 		if a.spool.awaiting() {
 			continue // a snapshot is on its way
 		}
@@ -43,12 +50,11 @@ func (a *archiver) keep(ctx context.Context) error {
 			return err
 		}
 		why := ""
-		now, err := a.authRevision(ctx)
-		if err == nil {
-			if auth != 0 && now != auth {
+		if time.Since(asked) >= a.authEvery {
+			asked = time.Now()
+			if a.authChanged(ctx) {
 				why = "users or roles were changed"
 			}
-			auth = now
 		}
 		if why == "" && a.sinceSnapshot(ctx) > a.SnapshotEvery {
 			why = fmt.Sprintf("the last one is older than %s", a.SnapshotEvery)
@@ -56,7 +62,6 @@ func (a *archiver) keep(ctx context.Context) error {
 		if why != "" {
 			if _, err := a.snapshot(ctx, false, why); err != nil && ctx.Err() == nil {
 				a.Observe(Event{Trouble: fmt.Errorf("snapshot that is due: %w", err)})
-				auth = 0
 			}
 		}
 		if time.Since(hashed) >= a.HashEvery {
@@ -89,6 +94,14 @@ func (a *archiver) sinceSnapshot(ctx context.Context) time.Duration {
 		a.mu.Unlock()
 	}
 	return time.Since(last)
+}
+
+// authChanged tells whether users or roles are others than in the last snapshot. Where nobody tells, they are not.
+func (a *archiver) authChanged(ctx context.Context) bool {
+	now, err := a.authRevision(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return err == nil && a.state.Auth != 0 && now != a.state.Auth
 }
 
 // authRevision counts the changes of users and roles, by the first member that tells.

@@ -453,6 +453,6 @@ func (a *archiver) covered(m repository.Manifest) {
 	}
 	a.state.After = after
 	if a.state.Timeline != m.Timeline && !waiting {
-		a.state = state{After: after, Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
+		a.state = state{After: after, Auth: a.state.Auth, Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
 	}
 }

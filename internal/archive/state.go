@@ -28,6 +28,8 @@ type state struct {
 	Position position            `json:"position,omitzero"`
 	// After is the timeline that this one took the place of; "" when it was the first, or when others began it.
 	After repository.Timeline `json:"after,omitempty"`
+	// Auth counts the changes of users and roles up to the last snapshot; 0 when that is not known.
+	Auth uint64 `json:"auth-revision,omitempty"`
 }
 
 // position is a point of the line: everything up to Revision was read.

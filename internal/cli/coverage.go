@@ -35,6 +35,23 @@ func archiveOf(ctx context.Context, repo *repository.Repository, cluster string,
 	if err != nil || len(archived) == 0 {
 		return nil, nil, err
 	}
+	states := map[repository.Timeline]*archivedLine{}
+	notes := map[repository.Timeline]coverage.Notes{}
+	removed, err := removedRevisions(ctx, repo, cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	var seen []coverage.Seen
+	// Before the segments: what a lease says is archived is there then.
+	for _, id := range archived {
+		state, noted, odd, err := notesOf(ctx, repo, cluster, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		noted.Removed = removed
+		states[id], notes[id], wrong = state, noted, append(wrong, odd...)
+		seen = append(seen, seenBy(state.lease)...)
+	}
 	points, strange, err := repo.SegmentPoints(ctx, cluster, "")
 	if err != nil {
 		return nil, nil, err
@@ -47,21 +64,6 @@ func archiveOf(ctx context.Context, repo *repository.Repository, cluster string,
 		return nil, nil, err
 	}
 	wrong = append(wrong, more...)
-	removed, err := removedSegments(ctx, repo, cluster)
-	if err != nil {
-		return nil, nil, err
-	}
-	states := map[repository.Timeline]*archivedLine{}
-	gaps := map[repository.Timeline][]repository.Gap{}
-	var seen []coverage.Seen
-	for _, id := range archived {
-		state, noted, odd, err := notesOf(ctx, repo, cluster, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		states[id], gaps[id], wrong = state, noted, append(wrong, odd...)
-		seen = append(seen, seenBy(state.lease)...)
-	}
 	manifests, _ := believed(reads) // the list names those that cannot be believed
 	timelines := coverage.Of(manifests, segments, seen)
 	for i, t := range timelines {
@@ -69,37 +71,52 @@ func archiveOf(ctx context.Context, repo *repository.Repository, cluster string,
 		if state == nil {
 			continue // it has snapshots alone
 		}
-		state.line, state.newest, state.holes = t, i == len(timelines)-1, t.Holes(gaps[t.ID], removed)
+		state.line, state.newest, state.holes = t, i == len(timelines)-1, t.Holes(notes[t.ID])
 		lines = append(lines, *state)
 	}
 	return lines, wrong, nil
 }
 
 // notesOf reads what is noted of a timeline.
-func notesOf(ctx context.Context, repo *repository.Repository, cluster string, id repository.Timeline) (state *archivedLine, gaps []repository.Gap, wrong []error, err error) {
+func notesOf(ctx context.Context, repo *repository.Repository, cluster string, id repository.Timeline) (state *archivedLine, notes coverage.Notes, wrong []error, err error) {
+	fail := func(err error) (*archivedLine, coverage.Notes, []error, error) {
+		return nil, coverage.Notes{}, nil, err
+	}
 	state = &archivedLine{cluster: cluster}
 	if state.lease, err = lastLease(ctx, repo, cluster, id); err != nil {
-		return nil, nil, nil, err
+		return fail(err)
+	}
+	first, err := repo.FirstLease(ctx, cluster, id)
+	if err != nil {
+		return fail(err)
 	}
 	gapReads, _, err := repo.Gaps(ctx, cluster, id)
 	if err != nil {
-		return nil, nil, nil, err
+		return fail(err)
 	}
 	hashReads, _, err := repo.Hashes(ctx, cluster, id, 1)
 	if err != nil {
-		return nil, nil, nil, err
+		return fail(err)
 	}
 	drillReads, _, err := repo.Drills(ctx, cluster, id)
 	if err != nil {
-		return nil, nil, nil, err
+		return fail(err)
 	}
-	gaps, wrong = notesIn(gapReads)
+	notes.Gaps, wrong = notesIn(gapReads)
 	hashes, odd := notesIn(hashReads)
-	if wrong = append(wrong, odd...); len(hashes) > 0 {
-		state.hashes = &hashes[0]
-	}
+	wrong = append(wrong, odd...)
 	state.drills, odd = notesIn(drillReads)
-	return state, gaps, append(wrong, odd...), nil
+	wrong = append(wrong, odd...)
+	if first != nil {
+		notes.From = first.Revision
+	}
+	if state.lease != nil {
+		notes.Until = state.lease.Revision
+	}
+	if len(hashes) > 0 {
+		state.hashes, notes.Until = &hashes[0], max(notes.Until, hashes[0].Revision)
+	}
+	return state, notes, wrong, nil
 }
 
 // notesIn parts notes from why others are none.
@@ -114,20 +131,24 @@ func notesIn[N any](reads []repository.NoteRead[N]) (notes []N, wrong []error) {
 	return notes, wrong
 }
 
-// removedSegments are the segments of a cluster that were removed on purpose.
-func removedSegments(ctx context.Context, repo *repository.Repository, cluster string) (removed []repository.RemovedSegments, err error) {
+// removedRevisions are the revisions of segments and snapshots of a cluster that were removed on purpose.
+func removedRevisions(ctx context.Context, repo *repository.Repository, cluster string) (removed []repository.RemovedSegments, err error) {
 	removals, err := repo.Removals(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, removal := range removals {
-		for _, gone := range removal.Removal.Segments {
-			if removal.Err == nil && gone.Cluster == cluster {
-				removed = append(removed, gone)
+		if removal.Err != nil {
+			continue
+		}
+		removed = append(removed, removal.Removal.Segments...)
+		for _, gone := range removal.Removal.Snapshots {
+			if p, err := gone.Point(); err == nil {
+				removed = append(removed, repository.RemovedSegments{Cluster: p.Cluster, Timeline: p.Timeline, First: p.First, Last: p.Last, Reason: gone.Reason})
 			}
 		}
 	}
-	return removed, nil
+	return slices.DeleteFunc(removed, func(r repository.RemovedSegments) bool { return r.Cluster != cluster }), nil
 }
 
 // listedArchive is what list says of the archive of a timeline; docs/contracts/repository.md has the JSON form.

@@ -244,6 +244,8 @@ func (o *restoreFlags) check(flags *pflag.FlagSet) error {
 		return usagef("--bump and --no-bump exclude each other")
 	case o.bump < 1:
 		return usagef("--bump must be above 0, given %d; --no-bump keeps the revision", o.bump)
+	case strings.Contains(o.InitialCluster, ",") && o.Token == "":
+		return noToken(restore.ErrNoToken)
 	case o.keepHistory && !o.noBump:
 		return usagef("--keep-history needs --no-bump: what comes before a bump is marked compacted")
 	}
@@ -328,7 +330,7 @@ func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *r
 	}
 	result, err := a.carryOut(ctx, f, r, chain, o.FreshOptions)
 	if errors.Is(err, restore.ErrNoToken) {
-		return hinted{usageError{err}, "--initial-cluster-token, such as restore-" + time.Now().UTC().Format("20060102-1504")}
+		return noToken(err)
 	}
 	if err != nil {
 		return err
@@ -351,6 +353,10 @@ func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *r
 		fmt.Fprintln(a.Stderr, "and with your own --listen-client-urls, --advertise-client-urls and certificates, like each other member")
 	}
 	return nil
+}
+
+func noToken(err error) error {
+	return hinted{usageError{err}, "--initial-cluster-token, such as restore-" + time.Now().UTC().Format("20060102-1504")}
 }
 
 // compatible refuses an etcd that cannot serve what the snapshot's etcd wrote.

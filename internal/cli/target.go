@@ -24,8 +24,8 @@ type targetFlags struct {
 	revision int64
 	snapshot string
 	timeline string
-	// random asks for any moment of the newest timeline.
-	random bool
+	// random asks for any moment of the newest timeline. drilled tells that the moment is to be looked at, damaged or not.
+	random, drilled bool
 }
 
 // atRandom is what verify --at takes for any moment.
@@ -125,7 +125,7 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 	}
 	times := func(s repository.Segment) ([]history.Span, error) {
 		if err := r.identify(f); err != nil {
-			return nil, fmt.Errorf("the times within segment %s are encrypted: %w", s.Range(), err)
+			return nil, fmt.Errorf("look when revisions %s came about: %w", s.Range(), err)
 		}
 		return r.parts.Times(ctx, s)
 	}
@@ -136,7 +136,13 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 		r.asked = target.String()
 	}
 	r.chain, err = coverage.Resolve(r.timelines, target, times)
-	if _, is := errors.AsType[*coverage.Unreachable](err); is {
+	_, refused := errors.AsType[*coverage.Unreachable](err)
+	if err != nil && !refused && target.Time.IsZero() && (t.drilled || errors.Is(err, errNoKey)) {
+		// A revision is the same whenever it came about: who only plans needs no key for it, and damage is what a drill is for.
+		r.chain, err = coverage.Resolve(r.timelines, target, nil)
+		_, refused = errors.AsType[*coverage.Unreachable](err)
+	}
+	if refused {
 		return nil, hinted{err, a.Program + " list shows what can be reached"}
 	}
 	return r, err
@@ -382,7 +388,7 @@ func (p momentPlan) lines() [][2]string {
 	list := [][2]string{{"reaches", fmt.Sprintf("revision %d, %s, on timeline %s", p.Revision, momentText(p.TimeFrom, p.TimeTo), p.Timeline)}}
 	from := fmt.Sprintf("snapshot %s, revision %d", p.Snapshot, p.SnapshotRevision)
 	if p.Segments > 0 {
-		from += fmt.Sprintf(", and %d segments with %d events", p.Segments, p.Events)
+		from += fmt.Sprintf(", and %s with %s", plural(p.Segments, "segment"), plural(int(p.Events), "event"))
 	}
 	list = append(list, [2]string{"from", from},
 		[2]string{"takes", fmt.Sprintf("%s to read, %s of disk, about %s", humanize.Bytes(uint64(p.ReadBytes)), humanize.Bytes(uint64(p.DiskBytes)), time.Duration(p.Seconds)*time.Second)})

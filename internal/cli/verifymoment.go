@@ -48,8 +48,11 @@ func (a *app) verifyMoment(ctx context.Context, f *repoFlags, t *targetFlags, v 
 	case v.sample != "":
 		return usagef("--sample is for snapshots: want --at %s", atRandom)
 	}
-	t.random = t.at == atRandom
+	t.random, t.drilled = t.at == atRandom, true
 	r, err := a.resolve(ctx, f, t, "")
+	if verify.Damage(err) {
+		return findings{err}
+	}
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package coverage
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -18,7 +19,7 @@ const (
 	Lost Cause = "lost"
 	// Removed: they were pruned, and that was written down.
 	Removed Cause = "removed"
-	// Never: they are from before there was an archive.
+	// Never: no archiver was at work then.
 	Never Cause = "never archived"
 	// Missing: they should be there.
 	Missing Cause = "missing"
@@ -34,10 +35,23 @@ type Hole struct {
 	Since time.Time
 }
 
-// Holes explains what is missing between revisions that are covered or in segments, by what was noted. One gap can be of several
-// holes.
-func (t Timeline) Holes(noted []repository.Gap, removed []repository.RemovedSegments) []Hole {
-	left := between(union(slices.Concat(t.Covered, t.Orphans)))
+// Notes are what is written down about an archive beside what it holds. Those of other timelines do not count.
+type Notes struct {
+	Gaps    []repository.Gap
+	Removed []repository.RemovedSegments
+	// From is where an archiver is known to have begun, Until the furthest that one has come; 0 when nobody said.
+	From, Until history.Revision
+}
+
+// Holes explains what is missing between revisions that are covered or in segments, and up to where an archiver had come. One
+// gap can be of several holes.
+func (t Timeline) Holes(n Notes) []Hole {
+	there := union(slices.Concat(t.Covered, t.Orphans))
+	left := between(there)
+	from, until := t.archivedBetween(n)
+	if len(there) > 0 && until > there[len(there)-1].Last {
+		left = append(left, history.Range{First: there[len(there)-1].Last + 1, Last: until})
+	}
 	var holes []Hole
 	take := func(r history.Range, hole Hole) {
 		for _, gap := range left {
@@ -48,24 +62,20 @@ func (t Timeline) Holes(noted []repository.Gap, removed []repository.RemovedSegm
 		}
 		left = without(left, []history.Range{r})
 	}
-	for _, g := range noted {
+	for _, g := range n.Gaps {
 		if g.Timeline == t.ID {
 			take(history.Range{First: g.First, Last: g.Last}, Hole{Cause: Lost, Reason: g.Reason, Since: g.Noticed})
 		}
 	}
-	for _, r := range removed {
+	for _, r := range n.Removed {
 		if r.Timeline == t.ID {
 			take(history.Range{First: r.First, Last: r.Last}, Hole{Cause: Removed, Reason: r.Reason})
 		}
 	}
-	// Nothing that is older than the first segment was ever archived, as far as anybody knows.
-	end := t.Last()
-	if len(t.Segments) > 0 {
-		end = t.Segments[0].First - 1
+	if from > 0 {
+		take(history.Range{First: 1, Last: from}, Hole{Cause: Never})
 	}
-	if end > 0 {
-		take(history.Range{First: 1, Last: end}, Hole{Cause: Never})
-	}
+	take(history.Range{First: until + 1, Last: math.MaxInt64 - 1}, Hole{Cause: Never})
 	for _, gap := range left {
 		holes = append(holes, Hole{Range: gap, Cause: Missing})
 	}
@@ -75,7 +85,27 @@ func (t Timeline) Holes(noted []repository.Gap, removed []repository.RemovedSegm
 		}
 	}
 	slices.SortFunc(holes, func(a, b Hole) int { return cmp.Compare(a.First, b.First) })
-	return holes
+	var joined []Hole
+	for _, h := range holes {
+		if n := len(joined); n > 0 && joined[n-1].Last+1 == h.First && joined[n-1].Cause == h.Cause && joined[n-1].Reason == h.Reason {
+			joined[n-1].Last, joined[n-1].Since = h.Last, h.Since
+			continue
+		}
+		joined = append(joined, h)
+	}
+	return joined
+}
+
+// archivedBetween is where archivers began and how far they have come, by segments and by what they said.
+func (t Timeline) archivedBetween(n Notes) (from, until history.Revision) {
+	from, until = n.From, n.Until
+	for _, s := range t.Segments {
+		if from == 0 || s.First-1 < from {
+			from = s.First - 1
+		}
+		until = max(until, s.Last)
+	}
+	return from, until
 }
 
 // next is the first revision after one that is covered.
@@ -110,7 +140,7 @@ func (t Timeline) Onward(c Chain, to history.Revision) (Chain, bool) {
 	if to <= own.Last {
 		return c, own.Contains(to)
 	}
-	c.Segments = t.path(own.Last, to)
+	c.Segments = t.at(t.path(own.Last, to))
 	n := len(c.Segments)
 	return c, n > 0 && c.Segments[n-1].Last >= to
 }

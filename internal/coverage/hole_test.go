@@ -23,20 +23,28 @@ func TestHoles(t *testing.T) {
 	}
 	removed := []repository.RemovedSegments{{Timeline: line, First: 12, Last: 17, Reason: "old"}, {Timeline: other, First: 1, Last: 100, Reason: "not ours"}}
 	var got []string
-	for _, h := range list.Holes(noted, removed) {
+	for _, h := range list.Holes(Notes{Gaps: noted, Removed: removed}) {
 		got = append(got, fmt.Sprintf("%s %s %q %s", h.Range, h.Cause, h.Reason, h.Since.Format("05")))
 	}
-	want := []string{`6-9 never archived "" 11`, `13-15 lost "compacted" 10`, `16-16 lost "again" 20`, `17-17 removed "old" 21`, `18-19 missing "" 21`, `31-40 missing "" 01`, `46-59 missing "" 01`}
+	want := []string{`6-9 never archived "" 11`, `13-15 lost "compacted" 10`, `16-16 lost "again" 20`, `17-17 removed "old" 21`, `18-19 missing "" 21`, `31-40 missing "" 01`, `46-59 never archived "" 01`}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("holes\n%q, want\n%q", got, want)
 	}
 	if !list.Archived(history.Range{First: 5, Last: 11}) || list.Archived(history.Range{First: 46, Last: 60}) {
 		t.Error("what is archived is told wrong")
 	}
-	// Without segments nothing was ever archived.
-	for _, h := range Of(snapshots, nil, nil)[0].Holes(nil, nil) {
-		if h.Cause != Never {
-			t.Errorf("hole %s is %s", h.Range, h.Cause)
+	// Without segments, what archivers said tells what there was: nothing, or all from where they began.
+	for notes, want := range map[[2]history.Revision]string{
+		{0, 0}: "[6-9 never archived 11-19 never archived 21-59 never archived]", {8, 8}: "[6-9 never archived 11-19 never archived 21-59 never archived]",
+		{7, 12}:  "[6-7 never archived 8-9 missing 11-12 missing 13-19 never archived 21-59 never archived]",
+		{60, 62}: "[6-9 never archived 11-19 never archived 21-59 never archived 61-62 missing]",
+	} {
+		var got []string
+		for _, h := range Of(snapshots, nil, nil)[0].Holes(Notes{From: notes[0], Until: notes[1]}) {
+			got = append(got, h.Range.String()+" "+string(h.Cause))
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("archived from %s until %s: %s", notes[0], notes[1], got)
 		}
 	}
 }
@@ -57,7 +65,7 @@ func TestHolesCoverGaps(t *testing.T) {
 			removed = append(removed, repository.RemovedSegments{Timeline: line, First: first, Last: first + history.Revision(r.IntN(10))})
 		}
 		told := map[history.Revision]int{}
-		for _, h := range list.Holes(noted, removed) {
+		for _, h := range list.Holes(Notes{Gaps: noted, Removed: removed}) {
 			holes++
 			for x := h.First; x <= h.Last; x++ {
 				told[x]++

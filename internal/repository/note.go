@@ -281,6 +281,32 @@ func (r *Repository) Leases(ctx context.Context, cluster string, t Timeline, aft
 	return notes(ctx, r, cluster, t, leasesFolder, parseLease, from, most)
 }
 
+// FirstLease fetches the first lease of a timeline by its name that can be believed: where its archive began. It is nil when there
+// is none.
+func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline) (*Lease, error) {
+	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
+		return nil, err
+	}
+	prefix := archiveFolder(cluster, t) + leasesFolder
+	for object, err := range r.store.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list %q: %w", prefix, err)
+		}
+		if _, err := parseLease(object.Name); err != nil {
+			continue
+		}
+		lease, _, err := readNote[Lease](ctx, r, object.Name)
+		switch {
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrForged):
+		case err != nil:
+			return nil, err
+		default:
+			return &lease, nil
+		}
+	}
+	return nil, nil
+}
+
 func putNote[N note](ctx context.Context, r *Repository, w *Writer, n N) error {
 	if _, err := r.Enrolled(ctx, n.signer(), n.role()); err != nil {
 		return fmt.Errorf("signing key of this host: %w", err)

@@ -57,6 +57,12 @@ func TestNotes(t *testing.T) {
 	if got := notesIn(t, readLeases); len(got) != 3 || got[2].Session != session {
 		t.Errorf("newest leases %+v", got)
 	}
+	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.ID != leases[0].ID {
+		t.Errorf("first lease %+v, %v", first, err)
+	}
+	if first, err := r.FirstLease(t.Context(), "other", line); err != nil || first != nil {
+		t.Errorf("first lease of another cluster %+v, %v", first, err)
+	}
 	newest := readLeases[2].Note.ID
 	if later, _, err := r.Leases(t.Context(), "prod", line, newest, 0); err != nil || len(later) != 0 {
 		t.Errorf("after the newest: %+v, %v", later, err)

@@ -37,6 +37,9 @@ type Removed struct {
 	Reason string `json:"reason"`
 }
 
+// Point is what the name of the manifest says.
+func (r Removed) Point() (Point, error) { return parsePoint(r.Manifest) }
+
 // mostRemoved bounds the snapshots or runs of segments of one Removal, so that it stays below mostSigned.
 const mostRemoved = 1000
 

@@ -157,20 +157,20 @@ func (r *Repository) sameData(ctx context.Context, o Object) (bool, error) {
 // size and the sha256 of the manifest, its seal was whole, and so were the plain bytes. Otherwise the last error says what is
 // wrong: a Mismatch, seal.ErrCorrupt, seal.ErrNoIdentity. The reader is for one goroutine; its Close ends it at any time.
 func (r *Repository) OpenSegment(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
-	return r.openSegment(ctx, s, identities, 0)
-}
-
-// OpenSegmentLean is OpenSegment on one core, for whoever has many open at once: each keeps three frames, plain and packed.
-func (r *Repository) OpenSegmentLean(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
-	return r.openSegment(ctx, s, identities, 1)
-}
-
-func (r *Repository) openSegment(ctx context.Context, s Segment, identities []seal.Identity, concurrency int) (io.ReadCloser, error) {
 	stored, err := r.StoredSegment(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	return unsealSegment(s, stored, identities, concurrency)
+	return UnsealSegment(s, stored, identities)
+}
+
+// OpenSegmentLean is OpenSegment on one core, for whoever has many open at once: each keeps three frames, plain and packed.
+func (r *Repository) OpenSegmentLean(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
+	stored, err := r.StoredSegment(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return unsealSegment(s, stored, identities, 1)
 }
 
 // StoredSegment gives the object of a segment as it is stored, for UnsealSegment: a byte more than the manifest says, if it is

@@ -50,7 +50,7 @@ func FindHash(ctx context.Context, repo *repository.Repository, cluster string, 
 		case hash.Missing != "":
 			why = fmt.Sprintf("the hash of revision %s cannot be compared: %s", hash.Revision, hash.Missing)
 		case !led:
-			why = fmt.Sprintf("revisions between %s and the hash of revision %s are missing", chain.Revision, hash.Revision)
+			why = fmt.Sprintf("no segments lead on to the hash of revision %s without a hole", hash.Revision)
 		case hash.CompactRevision < chain.Base.Content.CompactRevision:
 			why = fmt.Sprintf("the hash of revision %s counts from revision %s, and the history of the snapshot begins at %s", hash.Revision, hash.CompactRevision, chain.Base.Content.CompactRevision)
 		default:

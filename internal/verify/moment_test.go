@@ -299,7 +299,7 @@ func TestMomentsThatAreNot(t *testing.T) {
 	hole := line
 	hole.Segments = slices.Clone(line.Segments[:len(line.Segments)-1])
 	at := hole.Segments[len(hole.Segments)-1].Last
-	if m, err := FindHash(t.Context(), w.Repository, "prod", hole, w.moment(t, line, at).Chain); err != nil || !strings.Contains(m.Hash.Missing, "are missing") {
+	if m, err := FindHash(t.Context(), w.Repository, "prod", hole, w.moment(t, line, at).Chain); err != nil || !strings.Contains(m.Hash.Missing, "without a hole") {
 		t.Errorf("beyond a hole: %+v, %v", m.Hash, err)
 	}
 

@@ -188,7 +188,7 @@ func (l *life) step(number int) {
 	ctx, c := l.t.Context(), l.server.Client
 	var err error
 	switch n := l.rnd.IntN(14); {
-	case number%(steps/4) == steps/8:
+	case number%(steps/2) == steps/8:
 		_, err = c.Put(ctx, "/huge", l.bytes(huge))
 	case n == 0:
 		_, err = c.Delete(ctx, l.key())
@@ -257,7 +257,7 @@ func (l *life) live(steps int) {
 			l.compact(l.now() - 10 - l.rnd.Int64N(50))
 		case steps * 2 / 5, steps * 4 / 5:
 			l.compactUnseen()
-		case steps / 10, steps / 2, steps * 9 / 10:
+		case steps / 10, steps * 3 / 10, steps / 2, steps * 7 / 10, steps * 9 / 10:
 			l.place.Must(l.t, "backup", "--cluster", cluster, "--endpoints", l.server.Endpoint, "--max-rate", "0", "--quiet")
 		default:
 			if l.rnd.IntN(30) == 0 {

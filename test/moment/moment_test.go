@@ -65,9 +65,7 @@ func newPlace(t *testing.T) *place {
 	t.Helper()
 	p := &place{Home: home.New(t), dir: t.TempDir()}
 	folder := p.in("repository")
-	p.Env = []string{"HOLDFAST_REPO=file://" + folder, "HOLDFAST_IDENTITY=" + p.in("key.txt")}
-	recipient := strings.TrimSpace(p.Must(t, "key", "generate", p.in("key.txt")))
-	p.Must(t, "repo", "init", "--recipient", recipient, "--root-key", p.in("root.key"))
+	p.make(t, "HOLDFAST_REPO=file://"+folder)
 	text, err := os.ReadFile(p.in("root.key"))
 	must(t, err)
 	root, err := repository.ParseKey(text)
@@ -79,6 +77,14 @@ func newPlace(t *testing.T) *place {
 	p.identities, err = seal.ReadIdentities(p.in("key.txt"))
 	must(t, err)
 	return p
+}
+
+// make makes a repository where the environment says.
+func (p *place) make(t *testing.T, env ...string) {
+	t.Helper()
+	p.Env = append(env, "HOLDFAST_IDENTITY="+p.in("key.txt"))
+	recipient := strings.TrimSpace(p.Must(t, "key", "generate", p.in("key.txt")))
+	p.Must(t, "repo", "init", "--recipient", recipient, "--root-key", p.in("root.key"))
 }
 
 func (p *place) in(name string) string { return filepath.Join(p.dir, name) }
