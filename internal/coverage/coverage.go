@@ -112,14 +112,15 @@ func rangeOf(m repository.Manifest) history.Range {
 // reach is how far segments lead on from a revision without a hole.
 func (t *Timeline) reach(from history.Revision) history.Revision {
 	if path := t.path(from, math.MaxInt64); len(path) > 0 {
-		return path[len(path)-1].Last
+		return t.Segments[path[len(path)-1]].Last
 	}
 	return from
 }
 
-// path gives the fewest segments that lead from a revision on, as far as they do and no further than needed for to.
-func (t *Timeline) path(from, to history.Revision) []repository.Segment {
-	var path []repository.Segment
+// path gives the fewest segments that lead from a revision on, as far as they do and no further than needed for to: their
+// places in Segments, as a segment has some hundred bytes and there may be a hundred thousand of them.
+func (t *Timeline) path(from, to history.Revision) []int {
+	var path []int
 	best := -1
 	for i := 0; from < to; {
 		for ; i < len(t.Segments) && t.Segments[i].First <= from+1; i++ {
@@ -130,10 +131,22 @@ func (t *Timeline) path(from, to history.Revision) []repository.Segment {
 		if best < 0 || t.Segments[best].Last <= from {
 			break
 		}
-		path = append(path, t.Segments[best])
+		path = append(path, best)
 		from = t.Segments[best].Last
 	}
 	return path
+}
+
+// at gives the segments at some places; nil of none.
+func (t *Timeline) at(path []int) []repository.Segment {
+	if len(path) == 0 {
+		return nil
+	}
+	list := make([]repository.Segment, len(path))
+	for i, place := range path {
+		list[i] = t.Segments[place]
+	}
+	return list
 }
 
 // Last is the last revision that is covered; 0 when there is none.

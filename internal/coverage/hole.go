@@ -140,7 +140,7 @@ func (t Timeline) Onward(c Chain, to history.Revision) (Chain, bool) {
 	if to <= own.Last {
 		return c, own.Contains(to)
 	}
-	c.Segments = t.path(own.Last, to)
+	c.Segments = t.at(t.path(own.Last, to))
 	n := len(c.Segments)
 	return c, n > 0 && c.Segments[n-1].Last >= to
 }

@@ -2,6 +2,7 @@ package coverage
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -159,25 +160,32 @@ func (t Timeline) highest() (r history.Revision) {
 // chain is the one to a revision that is covered, with the least to read.
 func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 	var best *Chain
+	var path []int
+	least := int64(math.MaxInt64)
 	for _, m := range slices.Backward(t.Snapshots) {
-		c := Chain{Timeline: t.ID, Revision: r, Base: m, Newest: t.Last()}
+		var through []int
+		size := m.Object.Size
 		switch own := rangeOf(m); {
 		case own.Contains(r):
 		case own.Last < r:
-			c.Segments = t.path(own.Last, r)
-			if n := len(c.Segments); n == 0 || c.Segments[n-1].Last < r {
+			through = t.path(own.Last, r)
+			if n := len(through); n == 0 || t.Segments[through[n-1]].Last < r {
 				continue
+			}
+			for _, i := range through {
+				size += t.Segments[i].Object.Size
 			}
 		default:
 			continue
 		}
-		if best == nil || c.Size() < best.Size() {
-			best = &c
+		if size < least {
+			best, path, least = &Chain{Timeline: t.ID, Revision: r, Base: m, Newest: t.Last()}, through, size
 		}
 	}
 	if best == nil {
 		return Chain{}, &Unreachable{Target: Target{Revision: r}, Why: "no snapshot leads to it"}
 	}
+	best.Segments = t.at(path)
 	var err error
 	best.Time, err = t.timeOf(r, times)
 	return *best, err

@@ -20,7 +20,8 @@ import (
 func (t Timeline) spans(inside func(repository.Segment) bool, times Times) ([]history.Span, error) {
 	var list []history.Span
 	done := history.Revision(0)
-	for _, s := range t.telling() {
+	for _, i := range t.telling() {
+		s := t.Segments[i]
 		spans := outline(s)
 		if times != nil && inside(s) {
 			var err error
@@ -50,9 +51,9 @@ func outline(s repository.Segment) []history.Span {
 	}
 }
 
-// telling are segments that tell of every revision that any tells of, ascending.
-func (t Timeline) telling() []repository.Segment {
-	var list []repository.Segment
+// telling are the places of segments that tell of every revision that any tells of, ascending.
+func (t Timeline) telling() []int {
+	var list []int
 	for i := 0; i < len(t.Segments); {
 		from := t.Segments[i].First - 1
 		part := t.path(from, math.MaxInt64)
@@ -62,7 +63,7 @@ func (t Timeline) telling() []repository.Segment {
 		}
 		// path also takes what begins before; that is in the list already.
 		list = append(list, part...)
-		last := part[len(part)-1].Last
+		last := t.Segments[part[len(part)-1]].Last
 		for i < len(t.Segments) && t.Segments[i].First <= last+1 {
 			i++
 		}

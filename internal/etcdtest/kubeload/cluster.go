@@ -16,8 +16,9 @@ import (
 // state of pods and custom resources changes, autoscalers look, events come and expire. The same seed and number of nodes give
 // the same changes with the same bytes. It is a plain value, safe for concurrent use.
 //
-// With 200 nodes there are some 34 changes a second of 1.1 kB each. Of them 70 % are renewed leases, as they are in a real
-// cluster; of the bytes, leases have two fifths, nodes and pods one sixth each.
+// With 200 nodes there are some 33 changes a second of 1.1 kB each. Of them 70 % are renewed leases, as they are in a real
+// cluster; of the bytes, leases have two fifths, nodes and pods one sixth each. New pods are of a few applications, and nodes have
+// most of their images in common, so that it compresses as such a cluster does, or a little less.
 type Cluster struct {
 	seed  uint64
 	nodes int
@@ -48,14 +49,23 @@ var paces = []pace{
 	{nodeLease, 1, 0.1},
 	{controllerLease, 0.04, 0.02},
 	{node, 1, 1.0 / 300},
-	{pod, 25, 0.006},
 	{customResource, 2, 0.01},
 	{autoscaler, 0.5, 0.009},
 	{endpointSlice, 2, 0.002},
 }
 
-// eventRate is how many events a second each node has.
-const eventRate = 0.015
+// eventRate is how many events a second each node has, podRate how many pods begin there.
+const (
+	eventRate = 0.015
+	podRate   = 0.00085
+)
+
+// podApplications is how many applications new pods are of.
+const podApplications = 60
+
+// podSteps are when a pod is written, in seconds after it was made: bound, pulled, started, ready; it succeeds, and is deleted
+// a while after.
+var podSteps = []int{0, 1, 2, 6, 16, 600, 605}
 
 // leaseMinute is for how long an API server puts new events on the same lease.
 const leaseMinute = time.Minute
@@ -66,7 +76,7 @@ const mostDeletes = 100
 // Changes gives what happens, without an end. An object is there from its first change on.
 func (c Cluster) Changes() iter.Seq[Change] {
 	return func(yield func(Change) bool) {
-		l := &life{Cluster: c, random: c.random(0, "life"), generations: map[[2]int]int{}, expiring: map[int][]string{}}
+		l := &life{Cluster: c, random: c.random(0, "life"), generations: map[[2]int]int{}, steps: map[int][]int{}, expiring: map[int][]string{}}
 		for second := 0; ; second++ {
 			changes := l.second(second)
 			slices.SortStableFunc(changes, func(a, b Change) int { return int(a.At - b.At) })
@@ -84,18 +94,23 @@ func (c Cluster) count(p pace) int { return max(1, int(p.objects*float64(c.nodes
 
 // write gives one generation of an object as of a time.
 func (c Cluster) write(k kind, i, generation int, at time.Duration) Op {
-	aspect := strconv.Itoa(int(k))
-	index := i
-	if k == node {
+	aspect, state := strconv.Itoa(int(k)), "/"+strconv.Itoa(generation)
+	index, template := i, i
+	switch k {
+	case node:
 		index = i * 100 // see nodeName
+	case pod:
+		// Its containers stay what they are, and are those of all pods of an application.
+		state, template = "", i%podApplications
 	}
 	return maker{
-		identity:   c.random(i, "identity"+aspect),
-		state:      c.random(i, "state"+aspect+"/"+strconv.Itoa(generation)),
+		identity:   c.random(template, "identity"+aspect),
+		state:      c.random(i, "state"+aspect+state),
 		namespaces: c.random(i, "namespace"+aspect),
 		index:      index,
 		generation: generation,
 		at:         epoch.Add(at),
+		catalogue:  c.random(0, "catalogue"),
 	}.object(k)
 }
 
@@ -109,6 +124,9 @@ type life struct {
 	random      *rand.Rand
 	generations map[[2]int]int // by kind and number
 	events      int
+	pods        int
+	// steps are the pods that are written next in a second.
+	steps map[int][]int
 	// expiring are the keys of events by the minute of their lease.
 	expiring map[int][]string
 }
@@ -126,6 +144,22 @@ func (l *life) second(second int) []Change {
 			changes = append(changes, Change{when, []Op{l.write(p.kind, i, l.generations[id], when)}})
 		}
 	}
+	for range l.some(podRate * float64(l.nodes)) {
+		for _, after := range podSteps {
+			l.steps[second+after] = append(l.steps[second+after], l.pods)
+		}
+		l.pods++
+	}
+	for _, i := range l.steps[second] {
+		id, when := [2]int{int(pod), i}, at()
+		op := l.write(pod, i, l.generations[id], when)
+		if l.generations[id]++; l.generations[id] == len(podSteps) {
+			delete(l.generations, id)
+			op.Value = nil
+		}
+		changes = append(changes, Change{when, []Op{op}})
+	}
+	delete(l.steps, second)
 	for range l.some(eventRate * float64(l.nodes)) {
 		when := at()
 		op := l.write(event, l.events, 0, when)

@@ -78,7 +78,7 @@ func TestEventsExpire(t *testing.T) {
 			if op.LeaseSlot > 0 {
 				made[op.Key] = change.At
 			}
-			if op.Value != nil {
+			if op.Value != nil || strings.HasPrefix(op.Key, "/registry/pods/") {
 				continue
 			}
 			at, found := made[op.Key]
@@ -91,5 +91,34 @@ func TestEventsExpire(t *testing.T) {
 	}
 	if expired < 50 {
 		t.Errorf("%d events have expired", expired)
+	}
+}
+
+// TestPodsComeAndGo wants a pod written several times, and then deleted for good.
+func TestPodsComeAndGo(t *testing.T) {
+	writes := map[string]int{}
+	deleted := 0
+	for _, change := range upTo(NewCluster(1, 40), 30*time.Minute) {
+		key := change.Ops[0].Key
+		if !strings.HasPrefix(key, "/registry/pods/") {
+			continue
+		}
+		if change.Ops[0].Value != nil {
+			writes[key]++
+			continue
+		}
+		if writes[key] != len(podSteps)-1 {
+			t.Fatalf("%q is deleted after %d writes", key, writes[key])
+		}
+		writes[key] = len(podSteps) // any more is one too many
+		deleted++
+	}
+	for key, n := range writes {
+		if n > len(podSteps) {
+			t.Errorf("%q is written after it was deleted", key)
+		}
+	}
+	if deleted < 10 {
+		t.Errorf("%d pods were deleted", deleted)
 	}
 }

@@ -20,6 +20,8 @@ type maker struct {
 	generation int
 	// at is when this generation was written, where that is not as changed would have it.
 	at time.Time
+	// catalogue is what the images of all nodes come from; nil where each has its own.
+	catalogue *rand.Rand
 }
 
 // object makes the object as a kind.

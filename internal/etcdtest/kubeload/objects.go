@@ -2,6 +2,7 @@ package kubeload
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -46,13 +47,32 @@ func (m maker) node() Op {
 	for _, t := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeReady} {
 		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, LastHeartbeatTime: when, Reason: "Kubelet" + string(t), Message: "kubelet has reported"})
 	}
-	for range 40 { // a kubelet reports at most 50
-		image := "registry.example.com/" + m.base()
-		n.Status.Images = append(n.Status.Images, corev1.ContainerImage{
-			Names: []string{image + "@sha256:" + hex(m.identity, 32), image + ":v1.36.3"}, SizeBytes: int64(m.identity.IntN(1 << 30)),
-		})
+	for image := range m.images() {
+		n.Status.Images = append(n.Status.Images, image)
 	}
 	return Op{Key: "/registry/minions/" + name, Value: stored("v1", "Node", &n)}
+}
+
+// images gives those of a node; a kubelet reports at most 50. The nodes of a Cluster have most of them in common.
+func (m maker) images() iter.Seq[corev1.ContainerImage] {
+	return func(yield func(corev1.ContainerImage) bool) {
+		catalogue, count := m.identity, 40
+		if m.catalogue != nil {
+			catalogue, count = m.catalogue, 54
+		}
+		for range count {
+			name := "registry.example.com/" + word(catalogue) + "-" + word(catalogue)
+			image := corev1.ContainerImage{
+				Names: []string{name + "@sha256:" + hex(catalogue, 32), name + ":v1.36.3"}, SizeBytes: int64(catalogue.IntN(1 << 30)),
+			}
+			if m.catalogue != nil && m.identity.IntN(4) == 0 {
+				continue
+			}
+			if !yield(image) {
+				return
+			}
+		}
+	}
 }
 
 func (m maker) configMap() Op {
