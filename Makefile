@@ -21,8 +21,8 @@ unexport ETCDCTL_API ETCDCTL_ENDPOINTS ETCDCTL_CACERT ETCDCTL_CERT ETCDCTL_KEY
 # asked for.
 PACKAGES := gcc libc6-dev strace curl age zstd openssh-server \
 	$(shell command -v node >/dev/null || echo nodejs) $(shell command -v npm >/dev/null || echo npm)
-# TEST_TIMEOUT is for the tests of one package. The slowest take some minutes on 2 cores.
-TEST_TIMEOUT ?= 10m
+# TEST_TIMEOUT is for the tests of one package. The slowest take five minutes on 2 cores that nobody else uses.
+TEST_TIMEOUT ?= 20m
 # FUZZTIME is for each fuzz test: enough to see that it runs and to find the plain mistakes. It is a number of inputs, as Go
 # 1.26 sometimes reports the end of a time as a failure (golang/go#75804).
 FUZZTIME ?= 10000x

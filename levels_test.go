@@ -32,8 +32,8 @@ var levels = [][]string{
 	{"action", "config", "inventory", "pki", "segment", "store"},
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
 	{"capture", "deploy", "foreign", "replay", "repository", "scratch"},
-	{"archive", "backup", "coverage", "restore"},
-	{"unitaction", "verify"},
+	{"archive", "backup", "chain", "coverage", "restore"},
+	{"archiver", "unitaction", "verify"},
 	{"agent", "cli", "juju"},
 }
 

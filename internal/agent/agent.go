@@ -1,7 +1,8 @@
 // Package agent is the daemon beside one etcd member: it keeps the member's server running, carries out actions from its
 // journal, and serves the agent API.
 //
-// It is the composition root of the parts below: Run opens them, joins them and returns when all have stopped. The etcd
+// It is the composition root of the parts below: Run opens them, joins them and returns when all have stopped. Where the
+// machine's configuration says so, one of them archives the cluster, or waits while another unit's agent does. The etcd
 // server is not among what stops: it goes on serving while the agent restarts, and the next agent adopts it.
 package agent
 
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-project/holdfast/internal/action"
+	"github.com/holdfast-project/holdfast/internal/archiver"
 	"github.com/holdfast-project/holdfast/internal/config"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/etcdproc"
@@ -51,6 +53,7 @@ type Agent struct {
 	program   string
 	environ   []string
 	bounds    bounds
+	archive   archiver.Tracker
 }
 
 // Open prepares an agent: it reads its files, takes its journal, and finishes or undoes a restore that a crash cut off.
@@ -136,6 +139,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() error { return a.serve(ctx, listener) })
+	group.Go(func() error { return a.keepArchiving(ctx) })
 	a.log.Info("agent serves", "unit", a.config.Unit.String(), "address", listener.Addr().String())
 	return group.Wait()
 }

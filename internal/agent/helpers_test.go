@@ -122,10 +122,12 @@ func program(t *testing.T) string {
 
 func (f *fixture) open(t *testing.T) *Agent {
 	t.Helper()
-	a, err := Open(f.config, Options{Program: program(t), Version: "test", Logger: slog.New(slog.NewTextHandler(f.log, nil))})
+	a, err := Open(f.config, Options{Program: program(t), Version: "test", Logger: textLogger(f.log)})
 	must(t, err)
 	return a
 }
+
+func textLogger(j *journalOfLog) *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
 
 // run runs an agent, whole, until the returned function is called or the test ends.
 func (f *fixture) run(t *testing.T) (stop func()) {

@@ -17,6 +17,9 @@ func (a *Agent) getUnit(_ http.ResponseWriter, r *http.Request) (any, error) {
 		Unit: a.config.Unit, Holdfast: a.version, Root: a.config.Record.Root,
 		Etcd: a.etcdState(r.Context()), Resources: a.resources.all(),
 	}
+	if archive := a.archive.State(); archive.Role != api.ArchiveOff {
+		state.Archive = &archive
+	}
 	for _, task := range a.runner.Tasks() {
 		if task.Status == action.Running || task.Status == action.Aborting {
 			state.Busy = task.Action

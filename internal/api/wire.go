@@ -37,6 +37,50 @@ type Unit struct {
 	Etcd Etcd   `json:"etcd"`
 	// Resources are the attached files, by name.
 	Resources map[string]Resource `json:"resources,omitempty"`
+	// Archive is how the unit's archiver is; nil where none is wanted.
+	Archive *Archive `json:"archive,omitempty"`
+}
+
+// Roles of a unit's archiver.
+const (
+	// ArchiveArchiver: it archives the cluster.
+	ArchiveArchiver = "archiver"
+	// ArchiveStandby: it waits while another one does, or for leave to begin.
+	ArchiveStandby = "standby"
+	// ArchiveFailed: it has ended with an error, and is tried again.
+	ArchiveFailed = "failed"
+	// ArchiveOff: it is not wanted.
+	ArchiveOff = "off"
+)
+
+// Archive is how the archiver of a unit is.
+type Archive struct {
+	Enabled bool `json:"enabled" yaml:"enabled"`
+	// Role is one of ArchiveArchiver and the others.
+	Role string `json:"role" yaml:"role"`
+	// Cluster is the name of the cluster in the repository, Timeline the one that is written.
+	Cluster  string `json:"cluster,omitempty" yaml:"cluster,omitempty"`
+	Timeline string `json:"timeline,omitempty" yaml:"timeline,omitempty"`
+	// Revision is up to where the store has confirmed the archive; of one that waits, up to where the other had come when the
+	// wait began. Confirmed is when that was.
+	Revision  int64     `json:"revision,omitempty" yaml:"revision,omitempty"`
+	Confirmed time.Time `json:"confirmed,omitzero" yaml:"confirmed,omitempty"`
+	// LagSeconds and LagRevisions are how far the archive is behind the cluster; 0 of one that does not archive.
+	LagSeconds   float64 `json:"lag-seconds" yaml:"lag-seconds"`
+	LagRevisions int64   `json:"lag-revisions" yaml:"lag-revisions"`
+	// SpoolBytes are sealed and wait for the store.
+	SpoolBytes int64 `json:"spool-bytes" yaml:"spool-bytes"`
+	// Snapshot is the last one that this archiver took; nil before.
+	Snapshot *ArchiveSnapshot `json:"snapshot,omitempty" yaml:"snapshot,omitempty"`
+	// Error is what went wrong last, until something went right.
+	Error string `json:"error,omitempty" yaml:"error,omitempty"`
+}
+
+// ArchiveSnapshot is a snapshot in the repository.
+type ArchiveSnapshot struct {
+	ID        string    `json:"id" yaml:"id"`
+	Revision  int64     `json:"revision" yaml:"revision"`
+	Completed time.Time `json:"completed" yaml:"completed"`
 }
 
 // Etcd is the state of the unit's member as the agent sees it.

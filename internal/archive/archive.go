@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-project/holdfast/internal/archive/merge"
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
@@ -52,6 +53,24 @@ type Options struct {
 	CASHA256 string
 	// Observe is told what happens, from several goroutines, one at a time. It may be nil.
 	Observe func(Event)
+	// Heard is told after each response of the member that is read at which revision the cluster is, and when that came. It must
+	// be quick, and may be nil.
+	Heard func(current history.Revision, at time.Time)
+
+	// For tests: the clock by which merging goes, and how often is looked for what is due to be merged, for owners and
+	// revocations, and for changes of users.
+	now                             func() time.Time
+	mergeEvery, askEvery, authEvery time.Duration
+}
+
+// Members gives clients of the members of a cluster that can be reached, or could be. It is asked each time they are needed,
+// from several goroutines, so that it can follow the membership; a client that it gives no more may be closed by then. What
+// it opened, its owner closes, after Run.
+type Members func(ctx context.Context) ([]*member.Client, error)
+
+// Fixed are members that stay the same. The caller closes the clients, after Run.
+func Fixed(clients []*member.Client) Members {
+	return func(context.Context) ([]*member.Client, error) { return clients, nil }
 }
 
 func (o Options) withDefaults() Options {
@@ -64,6 +83,12 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.SnapshotEvery, 24*time.Hour)
 	orDefault(&o.HashEvery, 10*time.Minute)
 	orDefault(&o.Takeover, 30*time.Second)
+	orDefault(&o.mergeEvery, mergeEvery)
+	orDefault(&o.askEvery, askEvery)
+	orDefault(&o.authEvery, authEvery)
+	if o.now == nil {
+		o.now = time.Now
+	}
 	for size, value := range map[*int64]int64{&o.FlushSize: 8 << 20, &o.SpoolLimit: 512 << 20, &o.FarBehind: 10_000} {
 		if *size == 0 {
 			*size = value
@@ -105,12 +130,18 @@ type Event struct {
 	Gap *repository.Gap
 	// NewTimeline is why the history that was archived does not go on.
 	NewTimeline error
+	// Broken is that a member twice left out revisions at the same place, or gave them again: a snapshot is taken instead.
+	Broken error
 	// Standby is the other archiver that is alive: this one waits.
 	Standby *Holder
+	// Begun is that this one has leave to write from here on.
+	Begun *Begun
 	// Trouble is what keeps the archive from going on and may heal by itself.
 	Trouble error
 	// Hashes are what the members said of their keyspace at one revision.
 	Hashes *repository.Hashes
+	// Merged is a segment that was made of others.
+	Merged *Merged
 	// Progress is told once a minute while a cluster is read, whether it writes or not.
 	Progress *Progress
 	// Ended is the last word of a run that was told to end.
@@ -132,8 +163,20 @@ type Progress struct {
 // Holder is an archiver that is at work.
 type Holder struct {
 	Signer repository.Fingerprint
+	// Session tells two apart that sign with one key; "" when it is not known.
+	Session string
 	// Revision is up to where it has archived.
 	Revision history.Revision
+}
+
+// Begun is the begin of an archiver's time.
+type Begun struct {
+	// Timeline is the one that counts so far. It may not have a snapshot yet.
+	Timeline repository.Timeline
+	// Revision is up to where it is archived; 0 when nothing is.
+	Revision history.Revision
+	// Before is the other archiver that was silent for too long; nil when the last one ended by its own word, or was this one.
+	Before *Holder
 }
 
 // Watching is a watch that was opened.
@@ -160,16 +203,17 @@ type Base struct {
 }
 
 const (
-	// drainTime bounds the end: what was read is published, if the store takes it.
-	drainTime = 8 * time.Second
+	// drainTime bounds the end: what was read is published, if the store takes it. With lookUpTime before it and releaseTime after
+	// it, a whole end is less than 10 s.
+	drainTime = 5 * time.Second
 	// mostPause bounds the time between two tries.
 	mostPause = 15 * time.Second
 )
 
-// Run archives a cluster until ctx ends; then what was read is published, and there is no error. clients are those of the
-// members that can be reached, or could be; the caller closes them. What may heal is told and tried again. An error is what
-// a person must decide or repair: backup.ErrOtherCluster, repository.ErrNotEnrolled, durable.ErrLocked, a lack of rights.
-func Run(ctx context.Context, repo *repository.Repository, writer *repository.Writer, clients []*member.Client, o Options) (err error) {
+// Run archives a cluster until ctx ends; then what was read is published, within 10 s, and there is no error. What may heal is
+// told and tried again. An error is what a person must decide or repair: backup.ErrOtherCluster, repository.ErrNotEnrolled,
+// durable.ErrLocked, a lack of rights.
+func Run(ctx context.Context, repo *repository.Repository, writer *repository.Writer, members Members, o Options) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("archive cluster %q: %w", o.Cluster, err)
@@ -186,20 +230,38 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	a := &archiver{repo: repo, writer: writer, clients: clients, Options: o.withDefaults(), session: repository.NewSession(), ttl: map[int64]int64{}}
+	a := &archiver{repo: repo, writer: writer, members: members, Options: o.withDefaults(), ttl: map[int64]int64{}}
+	if a.session, err = loadSession(o.Dir); err != nil {
+		return err
+	}
 	if a.spool, err = openSpool(filepath.Join(o.Dir, "spool"), a.SpoolLimit); err != nil {
 		return err
 	}
-	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); err != nil {
+	a.merger = merge.NewMerger(repo, writer, a.Cluster)
+	a.sealing.now = a.now
+	if repo.Document().Encryption != repository.None {
+		var bad []error
+		if a.sealing.keys, bad, err = openKeyring(filepath.Join(o.Dir, "keys")); err != nil {
+			return err
+		}
+		for _, err := range bad {
+			a.Observe(Event{Trouble: err})
+		}
+	}
+	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); errors.Is(err, errState) {
+		a.Observe(Event{Trouble: err})
+	} else if err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
 		if err := a.begin(ctx); err != nil {
 			return ended(ctx, err)
 		}
-		if err := a.hold(ctx); !errors.Is(err, errSuperseded) {
+		err := a.hold(ctx)
+		if !errors.Is(err, errSuperseded) && !errors.Is(err, errSpoilt) {
 			return ended(ctx, err)
 		}
+		a.Observe(Event{Trouble: err})
 	}
 	return nil
 }
@@ -217,9 +279,11 @@ type archiver struct {
 	Options
 	repo    *repository.Repository
 	writer  *repository.Writer
-	clients []*member.Client
+	members Members
 	session string
 	spool   *spool
+	sealing sealing
+	merger  *merge.Merger
 
 	// ttl are lease times that were looked up. It belongs to the goroutine that makes segments.
 	ttl map[int64]int64
@@ -227,11 +291,21 @@ type archiver struct {
 	mu sync.Mutex
 	// state is where the confirmed line is.
 	state state
+	// line is the timeline that is written, and lineEnd up to where it was archived when this archiver began.
+	line    repository.Timeline
+	lineEnd history.Revision
 	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
 	lastSnapshot, renewed time.Time
 
 	// seen is what the cluster had at a time: a revision, and no later one.
 	seen seen
+
+	// proved tells that the line was held against the repository: what is on the disk can be older or newer than that. It and
+	// broken belong to the goroutine that reads the cluster.
+	proved bool
+	// missing are revisions that were to be in the repository and were not when that was looked for.
+	missing history.Range
+	broken  broken
 
 	// snapshotting is held while a snapshot is taken.
 	snapshotting sync.Mutex
@@ -246,7 +320,10 @@ func (a *archiver) begin(ctx context.Context) error {
 		if _, err := a.repo.Enrolled(ctx, a.writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
 			return fmt.Errorf("signing key of this host: %w", err)
 		}
-		return a.awaitLease(ctx)
+		if err := a.awaitLease(ctx); err != nil {
+			return err
+		}
+		return a.lookForMissing(ctx)
 	})
 }
 
@@ -280,7 +357,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 // hold archives for as long as this archiver has leave to: one goroutine reads the cluster, one makes segments, one
-// publishes them, and one does what is due from time to time.
+// publishes them, one merges what was published, and others do what is due from time to time.
 func (a *archiver) hold(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
@@ -296,7 +373,18 @@ func (a *archiver) hold(parent context.Context) error {
 		}
 	})
 	keeper.Go(func() { a.renewLease(ctx) })
-	keeper.Go(func() { a.keep(ctx) })
+	keeper.Go(func() { a.mergeAll(ctx) })
+	keeper.Go(func() {
+		if err := a.askAgain(ctx); err != nil {
+			abandon(err)
+			cancel(err)
+		}
+	})
+	keeper.Go(func() {
+		if err := a.keep(ctx); err != nil {
+			cancel(err)
+		}
+	})
 	err := a.capture(ctx)
 	cancel(err)
 	keeper.Wait()
@@ -307,8 +395,12 @@ func (a *archiver) hold(parent context.Context) error {
 	if published != nil {
 		err = published
 	}
-	if errors.Is(err, errSuperseded) {
-		return errors.Join(errSuperseded, a.forget())
+	switch {
+	case errors.Is(err, errSuperseded):
+		return errors.Join(err, a.forget())
+	case errors.Is(err, errSpoilt):
+		a.proved = false
+		return errors.Join(err, a.spool.clear(), a.saveState())
 	}
 	a.release(parent)
 	if parent.Err() != nil {

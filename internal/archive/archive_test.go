@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/etcdtest/recorder"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/store"
 )
 
 // TestEveryRevision: an empty repository, all kinds of writes, an end and a second run: everything is there, and once.
@@ -224,7 +227,10 @@ func TestTwoAtOnce(t *testing.T) {
 	a, b := w.host(t, server.Endpoint), w.host(t, server.Endpoint)
 	first := a.start(t, nil)
 	first.await("the first snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
-	first.stored(put(t, server, 20)) // a segment, which others see
+	first.await("a segment", func(events []Event) bool {
+		put(t, server, 1)
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Stored != nil })
+	})
 	if err := a.start(t, nil).wait(); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("a second one in the same folder: %v", err)
 	}
@@ -244,13 +250,235 @@ func TestTwoAtOnce(t *testing.T) {
 	for range 20 {
 		revision = put(t, server, 20)
 	}
-	second.await("the end", func(events []Event) bool { return w.timelines(t)[0].Last() >= history.Revision(revision) })
+	eventually(t, "the end", func() bool { return w.timelines(t)[0].Last() >= history.Revision(revision) })
 	second.stop()
 	third.stop()
 	w.checkEvents(t, seen(revision))
 	if list := w.timelines(t); len(list) != 1 || fmt.Sprint(list[0].Covered) != fmt.Sprintf("[1-%d]", revision) {
 		t.Errorf("covered %+v\n%s\n%s", list, second, third)
 	}
+}
+
+// TestSessions: an archiver is known by its folder and not by the key of its machine, so that its own restart waits for
+// nobody, and another one waits for it.
+func TestSessions(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	w := newWorld(t, nil)
+	a := w.host(t, server.Endpoint)
+	b := &host{world: w, dir: t.TempDir(), writer: a.writer, clients: a.clients}
+	never := func(o *Options) { o.Takeover = time.Hour }
+	standby := func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Standby != nil })
+	}
+	first := a.start(t, nil)
+	first.stored(put(t, server, 5))
+	session, err := os.ReadFile(filepath.Join(a.dir, "archive", sessionName))
+	must(t, err)
+	second := b.start(t, never)
+	second.await("standby", standby)
+	first.stored(put(t, server, 5))
+	// It ends as a crash leaves it: without a word.
+	must(t, os.CopyFS(filepath.Join(b.dir, "copy"), os.DirFS(filepath.Join(a.dir, "archive"))))
+	crashed := a.start(t, func(o *Options) { never(o); o.Dir = filepath.Join(b.dir, "copy") })
+	crashed.await("its time", isBegun)
+	crashed.stop()
+	for _, s := range w.segments(t) {
+		if s.Session+"\n" != string(session) {
+			t.Errorf("segment %s is of session %q", s.Range(), s.Session)
+		}
+	}
+	if s := standbyOf(t, second); s.Session+"\n" != string(session) || s.Signer != a.writer.Public().Fingerprint() {
+		t.Errorf("it waits for %+v, the other one is %s", s, session)
+	}
+	must(t, os.WriteFile(filepath.Join(a.dir, "archive", sessionName), []byte("damaged"), 0o600))
+	if fresh, err := loadSession(filepath.Join(a.dir, "archive")); err != nil || repository.CheckSession(fresh) != nil || fresh+"\n" == string(session) {
+		t.Errorf("instead of a damaged session %q, %v", fresh, err)
+	}
+}
+
+func isBegun(events []Event) bool {
+	return slices.ContainsFunc(events, func(e Event) bool { return e.Begun != nil })
+}
+
+func standbyOf(t *testing.T, r *running) (h Holder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Standby != nil {
+			return *e.Standby
+		}
+	}
+	t.Error("it does not wait")
+	return h
+}
+
+// TestAllAtOnce: several that begin at the same moment, in a repository that knows nothing of the cluster and with one key,
+// come to one archiver, one timeline and one snapshot.
+func TestAllAtOnce(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	put(t, server, 20)
+	w := newWorld(t, func(s store.Store) store.Store { return &staggered{Store: s} })
+	a := w.host(t, server.Endpoint)
+	var all []*running
+	for range 4 {
+		h := &host{world: w, dir: t.TempDir(), writer: a.writer, clients: a.clients}
+		all = append(all, h.start(t, func(o *Options) { o.Takeover = 5 * time.Second }))
+	}
+	for _, r := range all {
+		r.await("its place", func(events []Event) bool {
+			return slices.ContainsFunc(events, func(e Event) bool { return e.Snapshot != nil || e.Standby != nil })
+		})
+	}
+	begun, snapshots := 0, 0
+	for _, r := range all {
+		begun += r.count(func(e Event) bool { return e.Begun != nil })
+		snapshots += r.count(isSnapshot)
+	}
+	if list := w.timelines(t); begun != 1 || snapshots != 1 || len(list) != 1 {
+		t.Errorf("%d have begun, %d snapshots, %d timelines", begun, snapshots, len(list))
+		for _, r := range all {
+			t.Log(r)
+		}
+	}
+}
+
+// staggered is a store in which the first leases take the longest, so that who comes last claims first and sees nobody.
+type staggered struct {
+	store.Store
+	leases atomic.Int64
+}
+
+func (s *staggered) Put(ctx context.Context, name string, content io.Reader, o store.PutOptions) (store.Object, error) {
+	if strings.Contains(name, "/leases/") {
+		wait(ctx, time.Duration(max(4-s.leases.Add(1), 0))*50*time.Millisecond)
+	}
+	return s.Store.Put(ctx, name, content, o)
+}
+
+// TestNewerTimeline: an archiver goes over to a timeline that somebody else has begun.
+func TestNewerTimeline(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	w := newWorld(t, nil)
+	h := w.host(t, server.Endpoint)
+	r := h.start(t, func(o *Options) { o.HashEvery = 50 * time.Millisecond }) // it looks more often
+	r.stored(put(t, server, 5))
+	m, err := backup.Run(t.Context(), w.Repository, h.writer, h.clients, backup.Options{Cluster: cluster, NewTimeline: true})
+	must(t, err)
+	r.await("the other timeline", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool { return e.Begun != nil && e.Begun.Timeline == m.Timeline })
+	})
+	revision := put(t, server, 5)
+	r.await("a segment of it", func(events []Event) bool {
+		return slices.ContainsFunc(events, func(e Event) bool {
+			return e.Stored != nil && e.Stored.Segment.Timeline == m.Timeline && int64(e.Stored.Segment.Last) >= revision
+		})
+	})
+	r.stop()
+	if list := w.timelines(t); len(list) != 2 || int64(list[1].Last()) != revision {
+		t.Errorf("timelines %+v", list)
+	}
+}
+
+// hanging is a store whose writes hang while it is told so, until their time is up.
+type hanging struct {
+	store.Store
+	now atomic.Bool
+}
+
+func (h *hanging) Put(ctx context.Context, name string, content io.Reader, o store.PutOptions) (store.Object, error) {
+	if h.now.Load() {
+		<-ctx.Done()
+		return store.Object{}, context.Cause(ctx)
+	}
+	return h.Store.Put(ctx, name, content, o)
+}
+
+// TestEndWithoutStore: an end takes no longer than it may although the store hangs, and what was read is sent by the next run.
+func TestEndWithoutStore(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	seen := watchAll(t, server)
+	var h *hanging
+	w := newWorld(t, func(s store.Store) store.Store { h = &hanging{Store: s}; return h })
+	a := w.host(t, server.Endpoint)
+	first := a.start(t, nil)
+	first.stored(put(t, server, 20))
+	first.stored(put(t, server, 20)) // by a segment, which proves that the line goes on
+	h.now.Store(true)
+	revision := put(t, server, 20)
+	eventually(t, "a segment in the spool", func() bool {
+		left, err := os.ReadDir(filepath.Join(a.dir, "archive", "spool"))
+		return err == nil && len(left) > 0
+	})
+	first.stop()
+	h.now.Store(false)
+	second := a.start(t, nil)
+	second.stored(revision)
+	second.stop()
+	if n := second.count(isSnapshot); n > 0 {
+		t.Errorf("the second run took %d snapshots\n%s", n, second)
+	}
+	w.checkEvents(t, seen(revision))
+	if list := w.timelines(t); len(list) != 1 || fmt.Sprint(list[0].Covered) != fmt.Sprintf("[1-%d]", revision) {
+		t.Errorf("covered %+v", list)
+	}
+}
+
+// TestSpoolOfAnOlderTimeline: what waits for the store still goes where it belongs when another timeline was begun meanwhile,
+// and proves nothing about that one.
+func TestSpoolOfAnOlderTimeline(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	var h *hanging
+	w := newWorld(t, func(s store.Store) store.Store { h = &hanging{Store: s}; return h })
+	a := w.host(t, server.Endpoint)
+	first := a.start(t, nil)
+	first.stored(put(t, server, 5))
+	first.stored(put(t, server, 5))
+	h.now.Store(true)
+	old := put(t, server, 5)
+	eventually(t, "the last segment in the spool", func() bool {
+		s, err := openSpoolCopy(t, filepath.Join(a.dir, "archive", "spool"))
+		d, _, found := s.end()
+		return err == nil && found && int64(d.Segment.Last) == old
+	})
+	first.stop()
+	h.now.Store(false)
+	m, err := backup.Run(t.Context(), w.Repository, a.writer, a.clients, backup.Options{Cluster: cluster, NewTimeline: true})
+	must(t, err)
+	second := a.start(t, nil)
+	second.await("the snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
+	revision := put(t, server, 5)
+	second.stored(revision)
+	second.stop()
+	list := w.timelines(t)
+	if len(list) != 2 || int64(list[0].Last()) != old || list[1].ID != m.Timeline || int64(list[1].Last()) != revision {
+		t.Errorf("timelines %+v, the first ends with %d, the second with %d\n%s", list, old, revision, second)
+	}
+}
+
+// TestResume: only what is of the line that counts proves where it stands, the spool before the state.
+func TestResume(t *testing.T) {
+	at := func(r history.Revision) position { return position{Revision: r} }
+	for name, tt := range map[string]struct {
+		spooled, saved repository.Timeline
+		want           history.Revision
+	}{
+		"both": {"a", "a", 9}, "none of it": {"b", "b", 0}, "state only": {"b", "a", 5}, "nothing": {"", "", 0}, "undecided": {"", "a", 5}, "spool only": {"a", "", 9},
+	} {
+		a := archiver{line: "a", spool: &spool{}, state: state{Timeline: tt.saved, Position: at(5)}}
+		a.spool.drafts = []draft{{Segment: repository.Segment{Timeline: tt.spooled}, End: at(9)}}
+		if got, line, _ := a.resume(); got.Revision != tt.want || line != "a" {
+			t.Errorf("%s: it goes on at %s of %s, want %s", name, got.Revision, line, tt.want)
+		}
+	}
+}
+
+// openSpoolCopy reads what is in a spool that belongs to somebody else.
+func openSpoolCopy(t *testing.T, folder string) (*spool, error) {
+	copied := filepath.Join(t.TempDir(), "spool")
+	if err := os.CopyFS(copied, os.DirFS(folder)); err != nil {
+		return &spool{}, err // a file went meanwhile
+	}
+	return openSpool(copied, 1<<30)
 }
 
 // TestNoRights: a host that is not enrolled is told so at once.
@@ -264,7 +492,35 @@ func TestNoRights(t *testing.T) {
 	if err := h.start(t, nil).wait(); !errors.Is(err, repository.ErrNotEnrolled) {
 		t.Errorf("not enrolled: %v", err)
 	}
-	if err := Run(context.Background(), w.Repository, h.writer, h.clients, Options{Cluster: "UPPER", Dir: h.dir}); err == nil {
+	if err := Run(context.Background(), w.Repository, h.writer, Fixed(h.clients), Options{Cluster: "UPPER", Dir: h.dir}); err == nil {
 		t.Error("no error of wrong options")
+	}
+}
+
+// TestUsersChanged: no watch tells of users and roles, so a snapshot follows a change of them, also one while nobody looked.
+func TestUsersChanged(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.6"), etcdtest.Options{})
+	h := newWorld(t, nil).host(t, server.Endpoint)
+	soon := func(o *Options) { o.SnapshotEvery = time.Hour; o.authEvery = 50 * time.Millisecond }
+	changed := func(n int) func([]Event) bool {
+		return func(events []Event) bool {
+			return strings.Count(fmt.Sprint(snapshotsOf(events)), "users or roles were changed") == n
+		}
+	}
+	first := h.start(t, soon)
+	first.await("the first snapshot", func(events []Event) bool { return slices.ContainsFunc(events, isSnapshot) })
+	_, err := server.Client.RoleAdd(t.Context(), "reader")
+	must(t, err)
+	first.await("a snapshot after the change", changed(1))
+	first.stored(put(t, server, 5))
+	first.stop()
+	_, err = server.Client.UserAdd(t.Context(), "somebody", "secret")
+	must(t, err)
+	second := h.start(t, soon)
+	second.await("a snapshot after the change that nobody saw", changed(1))
+	second.stop()
+	if !changed(1)(first.events) || !changed(1)(second.events) {
+		t.Errorf("snapshots of the first: %q, of the second: %q", snapshotsOf(first.events), snapshotsOf(second.events))
 	}
 }

@@ -3,10 +3,14 @@ package archive
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -19,10 +23,21 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/segment"
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/mem"
 )
+
+// TestMain lets more tests run at once than there are processors: they wait for most of their time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	atOnce := max(6, runtime.GOMAXPROCS(0))
+	if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -38,16 +53,27 @@ type world struct {
 	*repository.Repository
 	store store.Store
 	root  repository.Key
+	owner []seal.Identity // none without encryption
 }
 
 // newWorld makes a repository; wrap may put something between it and its store once it is there.
 func newWorld(t testing.TB, wrap func(store.Store) store.Store) *world {
 	t.Helper()
-	w := &world{store: mem.New()}
+	return newWorldFor(t, wrap, nil)
+}
+
+// newWorldFor is newWorld for owners; without any it is not encrypted.
+func newWorldFor(t testing.TB, wrap func(store.Store) store.Store, owner []seal.Identity) *world {
+	t.Helper()
+	w := &world{store: mem.New(), owner: owner}
 	var err error
 	w.root, err = repository.NewKey()
 	must(t, err)
-	_, err = repository.Init(t.Context(), w.store, w.root, repository.None, nil)
+	encryption, recipients := repository.None, []seal.Recipient(nil)
+	for _, identity := range owner {
+		encryption, recipients = repository.Age, append(recipients, identity.Recipient())
+	}
+	_, err = repository.Init(t.Context(), w.store, w.root, encryption, recipients)
 	must(t, err)
 	if wrap != nil {
 		w.store = wrap(w.store)
@@ -110,7 +136,7 @@ func (h *host) start(t testing.TB, change func(*Options)) *running {
 	if change != nil {
 		change(&o)
 	}
-	go func() { r.done <- Run(ctx, h.Repository, h.writer, h.clients, o) }()
+	go func() { r.done <- Run(ctx, h.Repository, h.writer, Fixed(h.clients), o) }()
 	t.Cleanup(func() { cancel(); r.wait() })
 	return r
 }
@@ -136,11 +162,22 @@ func (r *running) await(what string, enough func([]Event) bool) {
 		}
 		select {
 		case <-heard:
+		case <-time.After(100 * time.Millisecond): // what is waited for may be another's doing
 		case err := <-r.done:
 			r.done <- err
 			r.t.Fatalf("waited for %s: the archiver ended: %v\n%s", what, err, r)
 		case <-timeout:
 			r.t.Fatalf("waited a minute for %s\n%s", what, r)
+		}
+	}
+}
+
+// eventually waits until something is so that no archiver tells of.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) { // between two looks
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute for %s", what)
 		}
 	}
 }
@@ -205,6 +242,8 @@ func (r *running) String() string {
 			text += fmt.Sprintf("gap %+v\n", *e.Gap)
 		case e.Standby != nil:
 			text += "standby\n"
+		case e.Merged != nil:
+			text += fmt.Sprintf("merged %d to %s, level %d\n", e.Merged.Inputs, e.Merged.Segment.Range(), e.Merged.Segment.Level)
 		case e.Progress != nil || e.Ended != nil:
 			text += fmt.Sprintf("progress %+v, ended %+v\n", e.Progress, e.Ended)
 		default:
@@ -247,7 +286,7 @@ func (w *world) segments(t testing.TB) (list []repository.Segment) {
 func (w *world) checkEvents(t testing.TB, seen map[history.Revision][]history.Event) {
 	t.Helper()
 	for _, s := range w.segments(t) {
-		content, err := w.OpenSegment(t.Context(), s, nil)
+		content, err := w.OpenSegment(t.Context(), s, w.owner)
 		must(t, err)
 		reader, err := segment.NewReader(content, s.Plain.Size)
 		must(t, err)
@@ -322,4 +361,20 @@ func put(t testing.TB, server *etcdtest.Server, n int) (revision int64) {
 		revision = reply.Header.Revision
 	}
 	return revision
+}
+
+// heldBack tells when a snapshot is asked for, and takes it when it is let.
+func heldBack(take func(context.Context, bool) (repository.Manifest, error), begun chan<- bool, goOn <-chan error) func(context.Context, bool) (repository.Manifest, error) {
+	return func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
+		begun <- newTimeline
+		select {
+		case err := <-goOn:
+			if err != nil {
+				return repository.Manifest{}, err
+			}
+		case <-ctx.Done():
+			return repository.Manifest{}, context.Cause(ctx)
+		}
+		return take(ctx, newTimeline)
+	}
 }

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,35 +16,45 @@ import (
 func (a *archiver) snapshot(ctx context.Context, newTimeline bool, why string) (repository.Manifest, error) {
 	a.snapshotting.Lock()
 	defer a.snapshotting.Unlock()
+	// Asked before, so that what changes meanwhile is a change that is seen.
+	auth, _ := a.authRevision(ctx) // 0 when nobody tells
 	m, err := a.Snapshot(ctx, newTimeline)
 	if err != nil {
 		return m, err
 	}
 	a.mu.Lock()
 	a.lastSnapshot = time.Now()
+	a.state.Auth = auth
 	a.mu.Unlock()
 	a.Observe(Event{Snapshot: &Base{Manifest: m, Why: why}})
 	return m, nil
 }
 
-// lookEvery is how often is looked whether something is due.
-const lookEvery = 15 * time.Second
+const (
+	// lookEvery is how often is looked whether something is due.
+	lookEvery = 15 * time.Second
+	// authEvery is how often is asked for changes of users and roles. Each question goes through etcd's log.
+	authEvery = 5 * time.Minute
+)
 
 // keep does what is due from time to time, until ctx ends: a snapshot when the last one is old, or when users or roles
-// changed, which no watch tells; and the members' hashes. What fails is told, and due again.
-func (a *archiver) keep(ctx context.Context) {
-	hashed, auth := time.Now(), uint64(0)
-	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery)) {
-		if a.undecided() {
+// changed, which no watch tells; and the members' hashes. What fails is told, and due again. Its error is that somebody else
+// has begun a newer timeline.
+func (a *archiver) keep(ctx context.Context) error {
+	hashed, asked := time.Now(), time.Now()
+	for wait(ctx, min(lookEvery, a.SnapshotEvery, a.HashEvery, a.authEvery)) {
+		if a.spool.awaiting() {
 			continue // a snapshot is on its way
 		}
+		if err := a.checkLine(ctx); errors.Is(err, errSuperseded) {
+			return err
+		}
 		why := ""
-		now, err := a.authRevision(ctx)
-		if err == nil {
-			if auth != 0 && now != auth {
+		if time.Since(asked) >= a.authEvery {
+			asked = time.Now()
+			if a.authChanged(ctx) {
 				why = "users or roles were changed"
 			}
-			auth = now
 		}
 		if why == "" && a.sinceSnapshot(ctx) > a.SnapshotEvery {
 			why = fmt.Sprintf("the last one is older than %s", a.SnapshotEvery)
@@ -51,7 +62,6 @@ func (a *archiver) keep(ctx context.Context) {
 		if why != "" {
 			if _, err := a.snapshot(ctx, false, why); err != nil && ctx.Err() == nil {
 				a.Observe(Event{Trouble: fmt.Errorf("snapshot that is due: %w", err)})
-				auth = 0
 			}
 		}
 		if time.Since(hashed) >= a.HashEvery {
@@ -61,13 +71,7 @@ func (a *archiver) keep(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// undecided tells whether a snapshot is awaited that decides the timeline.
-func (a *archiver) undecided() bool {
-	a.spool.mu.Lock()
-	defer a.spool.mu.Unlock()
-	return a.spool.timeline == ""
+	return nil
 }
 
 // sinceSnapshot is the age of the newest snapshot of the line, whoever took it.
@@ -92,10 +96,18 @@ func (a *archiver) sinceSnapshot(ctx context.Context) time.Duration {
 	return time.Since(last)
 }
 
+// authChanged tells whether users or roles are others than in the last snapshot. Where nobody tells, they are not.
+func (a *archiver) authChanged(ctx context.Context) bool {
+	now, err := a.authRevision(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return err == nil && a.state.Auth != 0 && now != a.state.Auth
+}
+
 // authRevision counts the changes of users and roles, by the first member that tells.
 func (a *archiver) authRevision(ctx context.Context) (uint64, error) {
-	var failed error
-	for _, c := range a.clients {
+	clients, failed := a.members(ctx)
+	for _, c := range clients {
 		look, cancel := context.WithTimeout(ctx, lookTimeout)
 		revision, _, err := c.AuthRevision(look)
 		cancel()
@@ -119,7 +131,11 @@ func (a *archiver) hash(ctx context.Context) error {
 		return nil
 	}
 	h := repository.Hashes{Cluster: a.Cluster, Timeline: at.Timeline, Revision: at.Position.Revision, Taken: time.Now()}
-	for _, c := range a.clients {
+	clients, err := a.members(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range clients {
 		m, err := a.hashOf(ctx, c, at.Position.Revision)
 		if err != nil {
 			return err
@@ -132,7 +148,7 @@ func (a *archiver) hash(ctx context.Context) error {
 		return member.ErrNoMember
 	}
 	h.Equal, h.Suspects = compareHashes(h.Members)
-	h, err := a.repo.PutHashes(ctx, a.writer, h)
+	h, err = a.repo.PutHashes(ctx, a.writer, h)
 	if err != nil {
 		return err
 	}

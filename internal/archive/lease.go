@@ -2,85 +2,271 @@ package archive
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/store"
 )
 
 const (
 	// renewEvery is how long an archiver is silent at most; segments that are published are signs of life too.
 	renewEvery = 10 * time.Second
+	// settleTime is how long an archiver that claims the lease looks whether another one does at the same moment: longer than it
+	// takes to put a small object.
+	settleTime = 2 * time.Second
+	// lineEvery is how many looks at an archiver that is at work there are to one at the timelines, which change rarely.
+	lineEvery = 5
 	// tellEvery is how often is told that the archive goes on.
 	tellEvery = time.Minute
 	// releaseTime bounds the last word.
 	releaseTime = 2 * time.Second
+	// sessionName is the file with the session, in the archiver's folder.
+	sessionName = "session"
 )
 
-// sign is what shows that an archiver is alive: when it changes, one is. Times in it are not compared.
-type sign struct {
-	lease    string
-	timeline repository.Timeline
-	last     history.Revision
+// loadSession gives what this folder's archiver is known by: the same after each restart, and another one in another folder,
+// though several sign with the key of one machine. One that cannot be read is drawn anew, which costs no more than a wait.
+func loadSession(dir string) (string, error) {
+	file := filepath.Join(dir, sessionName)
+	if text, err := os.ReadFile(file); err == nil {
+		if session := strings.TrimSpace(string(text)); repository.CheckSession(session) == nil {
+			return session, nil
+		}
+	}
+	session := repository.NewSession()
+	return session, durable.WriteFile(file, []byte(session+"\n"), 0o600)
 }
 
-// awaitLease waits until no other archiver shows a sign of life. It keeps two from doing the same work; that they cannot harm
-// each other is the fence's doing.
+// horizon is what was seen of all archivers on the line that counts. When it changes, one is alive; times in it are not
+// compared.
+type horizon struct {
+	timeline repository.Timeline
+	// lease is the newest one; its ID is zero when there is none.
+	lease repository.Lease
+	// last is the segment with the last revision, nil when there is none.
+	last *repository.Segment
+}
+
+// end is up to where the line is archived.
+func (h horizon) end() history.Revision {
+	if h.last == nil {
+		return 0
+	}
+	return h.last.Last
+}
+
+// holder is the other archiver that spoke last: nil when there is none, when it was the one of this session, or when it said
+// that it ended.
+func (h horizon) holder(session string) *Holder {
+	holder := &Holder{h.lease.Signer, h.lease.Session, h.lease.Revision}
+	switch { // a lease is the last word when nothing was archived after it
+	case !h.lease.ID.IsZero() && h.lease.Revision >= h.end():
+		if h.lease.Release {
+			return nil
+		}
+	case h.last == nil:
+		return nil
+	default:
+		holder = &Holder{h.last.Signer, h.last.Session, h.last.Last}
+	}
+	if holder.Session == session {
+		return nil
+	}
+	return holder
+}
+
+// same tells whether nothing was said in between.
+func (h horizon) same(o horizon) bool {
+	return h.timeline == o.timeline && h.lease.ID == o.lease.ID && h.end() == o.end()
+}
+
+// newestLine is the timeline that counts: that of the newest snapshot of a live cluster, or the one that the first snapshot
+// will have.
+func (a *archiver) newestLine(ctx context.Context) (repository.Timeline, error) {
+	m, err := a.repo.NewestLive(ctx, a.Cluster, nil)
+	if err != nil {
+		return "", err
+	}
+	if m != nil {
+		return m.Timeline, nil
+	}
+	c, err := a.choose(ctx)
+	if err != nil {
+		return "", err
+	}
+	return a.repo.FirstTimeline(a.Cluster, c.Status.ClusterID.String()), nil
+}
+
+// look reads the horizon anew, with listings of all leases and segments of the line.
+func (a *archiver) look(ctx context.Context, line repository.Timeline) (horizon, error) {
+	h := horizon{timeline: line}
+	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, repository.ID{}, 1)
+	if err != nil {
+		return h, err
+	}
+	if len(leases) > 0 && leases[0].Err == nil {
+		h.lease = leases[0].Note
+	}
+	h.last, err = a.repo.LastSegment(ctx, a.Cluster, line)
+	return h, err
+}
+
+// lookAgain reads only what came after an earlier look of the same line; leases of this archiver are none of it. claims are those
+// that came.
+func (a *archiver) lookAgain(ctx context.Context, h horizon) (_ horizon, claims []repository.Lease, err error) {
+	line := h.timeline
+	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, h.lease.ID, 0)
+	if err != nil {
+		return h, nil, err
+	}
+	for _, read := range leases {
+		if read.Err == nil && read.Note.Session != a.session {
+			h.lease, claims = read.Note, append(claims, read.Note)
+		}
+	}
+	if h.last == nil {
+		h.last, err = a.repo.LastSegment(ctx, a.Cluster, line)
+		return h, claims, err
+	}
+	for { // the next segment's name is known, so nothing is listed
+		read := a.repo.Segment(ctx, repository.SegmentPoint{Cluster: a.Cluster, Timeline: line, First: h.last.Last + 1})
+		switch {
+		case errors.Is(read.Err, store.ErrNotFound), errors.Is(read.Err, repository.ErrForged):
+			return h, claims, nil
+		case read.Err != nil:
+			return h, claims, read.Err
+		}
+		h.last = &read.Segment
+	}
+}
+
+// lookForLine looks whether another line counts by now, and then at that one.
+func (a *archiver) lookForLine(ctx context.Context, h horizon) (horizon, error) {
+	line, err := a.newestLine(ctx)
+	if err != nil {
+		return h, err
+	}
+	a.mu.Lock()
+	same := line == h.timeline || line == a.state.After
+	a.mu.Unlock()
+	if same {
+		return h, nil
+	}
+	return a.look(ctx, line)
+}
+
+// awaitLease waits until no other archiver shows a sign of life, and claims the lease. It keeps two from doing the same work;
+// that they cannot harm each other is the fence's doing.
 func (a *archiver) awaitLease(ctx context.Context) error {
-	seen, holder, err := a.look(ctx)
+	newest, err := a.newestLine(ctx)
 	if err != nil {
 		return err
 	}
-	if holder != nil {
-		a.Observe(Event{Standby: holder})
+	line := newest
+	a.mu.Lock()
+	if a.state.Timeline != "" && a.state.After == newest {
+		line = a.state.Timeline // by the clocks of others it is older than the one that it followed
 	}
-	for quiet := time.Now(); holder != nil && time.Since(quiet) < a.Takeover; {
-		if !wait(ctx, a.Takeover/10) {
-			return context.Cause(ctx)
+	a.mu.Unlock()
+	h, err := a.look(ctx, line)
+	if err != nil {
+		return err
+	}
+	for {
+		var before *Holder
+		if before = h.holder(a.session); before != nil {
+			a.Observe(Event{Standby: before})
+			if h, err = a.awaitQuiet(ctx, h); err != nil {
+				return err
+			}
 		}
-		now, next, err := a.look(ctx)
-		if err != nil {
+		won := false
+		if won, h, err = a.claim(ctx, h); err != nil {
 			return err
 		}
-		if holder = next; now != seen {
-			seen, quiet = now, time.Now()
+		if won {
+			a.begun(h, before)
+			return nil
 		}
 	}
-	return a.putLease(ctx, false)
 }
 
-// look gives the newest sign of life on the newest timeline, and the other archiver that gave it: nil when there is none, when
-// it was this host, or when it said that it ended.
-func (a *archiver) look(ctx context.Context) (sign, *Holder, error) {
-	timelines, err := a.repo.Timelines(ctx, a.Cluster)
-	if err != nil || len(timelines) == 0 {
-		return sign{}, nil, err
+// begun tells that this archiver has the lease.
+func (a *archiver) begun(h horizon, before *Holder) {
+	b := Begun{Timeline: h.timeline, Revision: h.end(), Before: before}
+	a.mu.Lock()
+	if a.state.Timeline == h.timeline {
+		b.Revision = max(b.Revision, a.state.Position.Revision)
 	}
-	seen := sign{timeline: timelines[len(timelines)-1]}
-	leases, _, err := a.repo.Leases(ctx, a.Cluster, seen.timeline, repository.ID{}, 1)
-	if err != nil {
-		return sign{}, nil, err
-	}
-	last, err := a.repo.LastSegment(ctx, a.Cluster, seen.timeline)
-	if err != nil {
-		return sign{}, nil, err
-	}
-	var holder *Holder
-	if last != nil {
-		seen.last, holder = last.Last, &Holder{last.Signer, last.Last}
-	}
-	// A lease is the last word when nothing was archived after it.
-	if len(leases) > 0 && leases[0].Err == nil && leases[0].Note.Revision >= seen.last {
-		lease := leases[0].Note
-		seen.lease, holder = lease.ID.String(), &Holder{lease.Signer, lease.Revision}
-		if lease.Release {
-			holder = nil
+	a.mu.Unlock()
+	a.Observe(Event{Begun: &b})
+}
+
+// awaitQuiet waits until the other archiver has ended, or was silent for long enough.
+func (a *archiver) awaitQuiet(ctx context.Context, h horizon) (horizon, error) {
+	quiet := time.Now()
+	for looks := 1; h.holder(a.session) != nil && time.Since(quiet) < a.Takeover; looks++ {
+		if !wait(ctx, a.Takeover/10) {
+			return h, context.Cause(ctx)
+		}
+		now, err := h, error(nil)
+		if looks%lineEvery == 0 {
+			now, err = a.lookForLine(ctx, h)
+		}
+		if err == nil {
+			now, _, err = a.lookAgain(ctx, now)
+		}
+		if err != nil {
+			return h, err
+		}
+		if now.same(h) {
+			continue
+		}
+		before, after := h.holder(a.session), now.holder(a.session)
+		if h, quiet = now, time.Now(); after != nil && after.Session != before.Session {
+			a.Observe(Event{Standby: after})
 		}
 	}
-	if holder != nil && holder.Signer == a.writer.Public().Fingerprint() {
-		holder = nil
+	return h, nil
+}
+
+// claim puts a lease and looks whether others did so at the same moment: then the one with the first id has it.
+func (a *archiver) claim(ctx context.Context, h horizon) (won bool, _ horizon, err error) {
+	a.mu.Lock()
+	a.line, a.lineEnd = h.timeline, h.end()
+	a.mu.Unlock()
+	own, err := a.putLease(ctx, false)
+	if err != nil {
+		return false, h, err
 	}
-	return seen, holder, nil
+	if !wait(ctx, min(settleTime, a.Takeover/10)) {
+		return false, h, context.Cause(ctx)
+	}
+	now, err := a.lookForLine(ctx, h)
+	if err != nil || now.timeline != h.timeline {
+		return false, now, err
+	}
+	now, claims, err := a.lookAgain(ctx, h)
+	if err != nil {
+		return false, h, err
+	}
+	if now.end() != h.end() && now.last.Session != a.session {
+		return false, now, nil
+	}
+	for _, other := range claims {
+		if !other.Release && other.ID.String() < own.ID.String() {
+			now.lease = other
+			return false, now, nil
+		}
+	}
+	return true, now, nil
 }
 
 // seen is that at a time the cluster had a revision and no later one.
@@ -91,47 +277,64 @@ type seen struct {
 
 // renewLease shows that this archiver is alive when nothing else does, and tells from time to time how far it is.
 func (a *archiver) renewLease(ctx context.Context) {
-	for told := time.Now(); wait(ctx, renewEvery/4); {
+	every := max(min(renewEvery, a.Takeover/3), 100*time.Millisecond)
+	for told := time.Now(); wait(ctx, every/4); {
 		if time.Since(told) >= tellEvery {
 			told = time.Now()
 			a.Observe(Event{Progress: a.progress()})
 		}
 		a.mu.Lock()
-		due := time.Since(a.renewed) >= renewEvery
+		due := time.Since(a.renewed) >= every
 		a.mu.Unlock()
 		if !due {
 			continue
 		}
-		if err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
+		if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
 			a.Observe(Event{Trouble: err})
 		}
 	}
 }
 
-func (a *archiver) putLease(ctx context.Context, released bool) error {
+func (a *archiver) putLease(ctx context.Context, released bool) (repository.Lease, error) {
 	a.mu.Lock()
-	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.state.Timeline, Revision: a.state.Position.Revision, Session: a.session, Release: released}
+	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.line, Revision: a.lineEnd, Session: a.session, Release: released}
+	if a.state.Timeline == a.line {
+		lease.Revision = max(lease.Revision, a.state.Position.Revision)
+	}
 	if a.seen.revision == lease.Revision {
 		lease.AsOf = a.seen.at
 	}
 	a.mu.Unlock()
-	if lease.Timeline == "" {
-		return nil // there is nothing to write yet
-	}
-	if _, err := a.repo.PutLease(ctx, a.writer, lease); err != nil {
-		return err
+	lease, err := a.repo.PutLease(ctx, a.writer, lease)
+	if err != nil {
+		return lease, err
 	}
 	a.mu.Lock()
 	a.renewed = time.Now()
 	a.mu.Unlock()
-	return nil
+	return lease, nil
 }
 
 // release tells a challenger that it need not wait. That it fails costs the challenger half a minute, and is told only.
 func (a *archiver) release(parent context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), releaseTime)
 	defer cancel()
-	if err := a.putLease(ctx, true); err != nil {
+	if _, err := a.putLease(ctx, true); err != nil {
 		a.Observe(Event{Trouble: err})
 	}
+}
+
+// checkLine tells whether somebody has begun a newer timeline than the one that is written here: the cluster was restored, and
+// others know of it.
+func (a *archiver) checkLine(ctx context.Context) error {
+	newest, err := a.newestLine(ctx)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if newest != a.line && newest != a.state.After {
+		return fmt.Errorf("%w: timeline %s was begun", errSuperseded, newest)
+	}
+	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/seal"
 )
 
 // capture reads the cluster until ctx ends: one watch after the other, each of which continues the line or begins a part of
@@ -24,7 +23,7 @@ func (a *archiver) capture(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.Is(err, errFull):
+		case errors.Is(err, errFull) && !a.spool.awaiting():
 			a.Observe(Event{Trouble: err})
 			if err := a.spool.await(ctx); err != nil {
 				return err
@@ -34,6 +33,7 @@ func (a *archiver) capture(ctx context.Context) error {
 			return err
 		}
 		a.Observe(Event{Trouble: err})
+		a.noteBroken(err)
 		if time.Since(began) > time.Minute {
 			pause = time.Second
 		}
@@ -53,62 +53,217 @@ type verdict struct {
 	otherLife bool
 }
 
+// stand is where the line stands, by what this archiver remembers and by what the repository has.
+type stand struct {
+	// at is what the next watch must continue; its revision is 0 when nothing is remembered.
+	at       position
+	timeline repository.Timeline
+	// archived is the last segment of the timeline, nil when there is none; covered is the last revision that is stored at all.
+	archived *repository.Segment
+	covered  history.Revision
+	// missing are revisions between what the repository has and what is remembered.
+	missing history.Range
+}
+
+// reached is the last revision before which nothing new is missing.
+func (s stand) reached() history.Revision {
+	if s.missing.First > 0 {
+		return s.missing.First - 1
+	}
+	return max(s.at.Revision, s.covered)
+}
+
+// segmented is the last revision that is in a segment, or will be, whoever made it.
+func (s stand) segmented() history.Revision {
+	if s.archived != nil && s.archived.Last > s.at.Revision {
+		return s.archived.Last
+	}
+	return s.at.Revision
+}
+
+// since is when the last revision that is known came about, zero when there is none.
+func (s stand) since() time.Time {
+	if s.archived != nil && s.archived.LastTime.After(s.at.Time) {
+		return s.archived.LastTime
+	}
+	return s.at.Time
+}
+
+// stand finds out where the line stands. It is asked before a member is, so that nothing which is archived meanwhile is held
+// against the member. When the store does not answer, what this run has proved before is enough: reading goes on.
+func (a *archiver) stand(ctx context.Context) (stand, error) {
+	s := stand{}
+	s.at, s.timeline, _ = a.resume()
+	if !a.proved {
+		s.missing = a.missing
+	}
+	known, err := a.stored(ctx, s)
+	if err != nil && a.proved && ctx.Err() == nil {
+		return s, nil
+	}
+	return known, err
+}
+
+// stored adds what the repository has to what is remembered.
+func (a *archiver) stored(ctx context.Context, s stand) (_ stand, err error) {
+	if s.timeline == "" {
+		timelines, err := a.repo.Timelines(ctx, a.Cluster)
+		if err != nil || len(timelines) == 0 {
+			return s, err
+		}
+		s.timeline = timelines[len(timelines)-1]
+	}
+	if s.archived, err = a.repo.LastSegment(ctx, a.Cluster, s.timeline); err != nil {
+		return s, err
+	}
+	if s.archived != nil {
+		s.covered = s.archived.Last
+	}
+	points, _, err := a.repo.Points(ctx, a.Cluster)
+	for _, p := range points {
+		if p.Timeline == s.timeline {
+			s.covered = max(s.covered, p.Last)
+		}
+	}
+	return s, err
+}
+
+// lookForMissing holds what is remembered against the repository, which may have been set back to an older state. It is done
+// before anything out of the spool is published, as nobody could see then what is missing before that.
+func (a *archiver) lookForMissing(ctx context.Context) error {
+	at, timeline, before := a.resume()
+	if a.missing = (history.Range{}); at.Revision == 0 || a.proved {
+		return nil // what this run has read itself follows what was stored
+	}
+	s, err := a.stored(ctx, stand{at: at, timeline: timeline})
+	if err == nil && before > s.covered {
+		a.missing = history.Range{First: s.covered + 1, Last: before}
+	}
+	return err
+}
+
+// judge holds a member against the line, as far as its status tells.
+func (a *archiver) judge(s stand, now member.Status) verdict {
+	at := s.at
+	if a.NewTimeline {
+		return verdict{errAsked, true}
+	}
+	switch {
+	case at.Revision > 0 && now.ClusterID.String() != at.ClusterID:
+		return verdict{fmt.Errorf("etcd cluster is %s, it was %s", now.ClusterID, at.ClusterID), true}
+	case now.RaftTerm < at.Term:
+		return verdict{fmt.Errorf("raft term is %d, it was %d", now.RaftTerm, at.Term), true}
+	case now.Revision < at.Revision:
+		return verdict{fmt.Errorf("revision is %d, it was %d", now.Revision, at.Revision), true}
+	}
+	// What is remembered can be older than what was archived.
+	if l := s.archived; l != nil && l.Source.ClusterID == now.ClusterID.String() {
+		switch {
+		case now.RaftTerm < l.Term:
+			return verdict{fmt.Errorf("raft term is %d, that of the archive is %d", now.RaftTerm, l.Term), true}
+		case now.Revision < l.Last:
+			return verdict{fmt.Errorf("revision is %d, that of the archive is %d", now.Revision, l.Last), true}
+		}
+	}
+	switch {
+	case at.Revision == 0:
+		return verdict{why: errNoLine}
+	case s.missing.First > 0:
+		return verdict{why: fmt.Errorf("revisions %s were archived, and the repository does not have them", s.missing)}
+	case at.Mark == "":
+		return verdict{why: errNoLine}
+	case int64(now.Revision-at.Revision) > a.FarBehind:
+		return verdict{why: fmt.Errorf("%d revisions were missed: that many would hurt etcd", now.Revision-at.Revision)}
+	case a.broken.times >= mostBroken:
+		return verdict{why: a.broken.err}
+	}
+	return verdict{}
+}
+
 // watch opens one watch and reads it to its end, which is always an error.
 func (a *archiver) watch(ctx context.Context) error {
+	s, err := a.stand(ctx)
+	if err != nil {
+		return err
+	}
 	chosen, err := a.choose(ctx)
 	if err != nil {
 		return err
 	}
-	recipients, err := a.repo.SegmentSealTo(ctx)
-	if err != nil {
+	if err := a.know(ctx); err != nil {
 		return err
 	}
-	at, timeline := a.resume()
-	var v verdict
-	switch {
-	case at.Revision == 0:
-		v.why = errNoLine
-		v.otherLife = a.NewTimeline
-	case chosen.Status.ClusterID.String() != at.ClusterID:
-		v = verdict{fmt.Errorf("etcd cluster is %s, it was %s", chosen.Status.ClusterID, at.ClusterID), true}
-	case chosen.Status.RaftTerm < at.Term:
-		v = verdict{fmt.Errorf("raft term is %d, it was %d", chosen.Status.RaftTerm, at.Term), true}
-	case chosen.Status.Revision < at.Revision:
-		v = verdict{fmt.Errorf("revision is %d, it was %d", chosen.Status.Revision, at.Revision), true}
-	case at.Mark == "":
-		v.why = errNoLine
-	case int64(chosen.Status.Revision-at.Revision) > a.FarBehind:
-		v.why = fmt.Errorf("%d revisions were missed: that many would hurt etcd", chosen.Status.Revision-at.Revision)
-	}
+	v := a.judge(s, chosen.Status)
 	if v.why == nil {
-		v, err = a.goOn(ctx, chosen, recipients, at, timeline)
+		v, err = a.goOn(ctx, chosen, s)
 		if v.why == nil {
 			return err
 		}
 	}
-	if v.otherLife && at.Revision > 0 {
+	if v.otherLife && s.reached() > 0 {
+		if err := a.checkLine(ctx); err != nil {
+			return err // somebody knows of it, and has begun the timeline of that life
+		}
 		a.Observe(Event{NewTimeline: v.why})
 	}
-	return a.beginAnew(ctx, chosen, recipients, at, timeline, v)
+	return a.beginAnew(ctx, chosen, s, v)
 }
 
-// errNoLine is why an archive begins with a snapshot.
-var errNoLine = errors.New("nothing proves where the archive stands")
+// Why an archive begins with a snapshot.
+var (
+	errNoLine = errors.New("nothing proves where the archive stands")
+	errAsked  = errors.New("a new timeline was asked for")
+)
 
-// resume gives what the next watch must continue: the end of the spool, or what was confirmed last.
-func (a *archiver) resume() (position, repository.Timeline) {
-	if d, found := a.spool.newest(); found && d.Segment.Timeline != "" {
-		return d.End, d.Segment.Timeline
+// broken is a place at which the events of a member do not follow each other, and how often in a row.
+type broken struct {
+	at    history.Revision
+	times int
+	err   error
+}
+
+// mostBroken is how often events may be asked for again at one place: a member that was restarted, or another one, gives
+// them as they are.
+const mostBroken = 2
+
+// noteBroken counts how often the events broke at one place, and tells when that is too often.
+func (a *archiver) noteBroken(err error) {
+	d, is := errors.AsType[*capture.Discontinuous](err)
+	if !is {
+		return
 	}
+	if a.broken.at != d.Expected {
+		a.broken = broken{at: d.Expected}
+	}
+	a.broken.times++
+	a.broken.err = fmt.Errorf("events do not follow each other, %d times in a row: %w", a.broken.times, d)
+	if a.broken.times == mostBroken {
+		a.Observe(Event{Broken: a.broken.err})
+	}
+}
+
+// resume gives what the next watch must continue: the end of the spool, or what was confirmed last; and the revision up to
+// which that needs the repository to have the line.
+func (a *archiver) resume() (at position, timeline repository.Timeline, before history.Revision) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.state.Position, a.state.Timeline
+	if d, before, found := a.spool.end(); found && d.Segment.Timeline == a.line {
+		return d.End, a.line, before
+	}
+	if a.state.Timeline == a.line {
+		return a.state.Position, a.line, a.state.Position.Revision
+	}
+	return position{}, a.line, 0 // others have begun another line since
 }
 
 // choose finds the member to read. A read through the leader brings it up to what the cluster has acknowledged, so that what
 // it says of itself then can be held against the line.
 func (a *archiver) choose(ctx context.Context) (member.Candidate, error) {
-	good, _, err := member.Choose(ctx, a.clients)
+	clients, err := a.members(ctx)
+	if err != nil {
+		return member.Candidate{}, err
+	}
+	good, _, err := member.Choose(ctx, clients)
 	if err != nil {
 		return member.Candidate{}, err
 	}
@@ -132,11 +287,8 @@ func (a *archiver) choose(ctx context.Context) (member.Candidate, error) {
 const lookTimeout = 5 * time.Second
 
 // goOn continues the line in a member, if it is the same line. Without a verdict the error is that of the watch.
-func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []seal.Recipient, at position, timeline repository.Timeline) (verdict, error) {
-	archived, err := a.archived(ctx, timeline)
-	if err != nil {
-		return verdict{}, err
-	}
+func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdict, error) {
+	at := s.at
 	events, err := capture.OpenEvents(ctx, c.Client, at.Revision, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: at.Term})
 	var compacted *capture.Compacted
 	switch {
@@ -148,7 +300,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []se
 		return verdict{}, err
 	}
 	defer events.Close()
-	j := joint{there: events.Current(), since: at.Time, opened: time.Now().UTC()}
+	j := joint{there: events.Current(), since: s.since(), opened: time.Now().UTC(), skip: s.segmented()}
 	first, err := a.sameLine(ctx, events, at)
 	if errors.As(err, &compacted) {
 		return verdict{why: err}, nil
@@ -159,12 +311,14 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, recipients []se
 	if err != nil {
 		return verdict{}, err
 	}
-	if err := a.spool.decide(timeline); err != nil {
+	// What waits for a snapshot that never came is read again.
+	if err := errors.Join(a.spool.undecided(), a.spool.decide(s.timeline)); err != nil {
 		return verdict{}, err
 	}
-	j.skip = max(at.Revision, archived)
+	a.proved = true
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
-	return verdict{}, a.read(ctx, a.newPacker(c, recipients, at), events, first, j)
+	at.Time = j.since
+	return verdict{}, a.read(ctx, a.newPacker(c, at, false), events, first, j)
 }
 
 var errOtherEvents = errors.New("the events of the last archived revision are others than they were")
@@ -192,15 +346,6 @@ func (a *archiver) sameLine(ctx context.Context, events *capture.Events, at posi
 	}
 }
 
-// archived is up to where the repository has the timeline, whoever wrote it.
-func (a *archiver) archived(ctx context.Context, timeline repository.Timeline) (history.Revision, error) {
-	last, err := a.repo.LastSegment(ctx, a.Cluster, timeline)
-	if err != nil || last == nil {
-		return 0, err
-	}
-	return last.Last, nil
-}
-
 // read packs what a watch gives until it ends; first is what came of it already.
 func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, first capture.Batch, j joint) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -225,13 +370,13 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 }
 
 // beginAnew covers the cluster with a snapshot from now on: the watch is opened first, so that nothing is between the two.
-func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients []seal.Recipient, at position, timeline repository.Timeline, v verdict) error {
+func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v verdict) error {
 	events, err := capture.OpenEvents(ctx, c.Client, c.Status.Revision+1, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: c.Status.RaftTerm})
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	j := joint{there: events.Current(), since: at.Time, opened: time.Now().UTC()}
+	j := joint{there: events.Current(), since: s.since(), opened: time.Now().UTC()}
 	if v.otherLife {
 		j.since = time.Time{}
 	}
@@ -241,15 +386,25 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var covering sync.WaitGroup
-	defer covering.Wait()
+	covered := false
+	defer func() {
+		if covering.Wait(); covered {
+			a.proved, a.broken = true, broken{}
+		}
+	}()
 	covering.Go(func() {
-		if err := a.cover(ctx, c, at, timeline, v); err != nil {
+		err := a.cover(ctx, c, s, v)
+		if covered = err == nil; !covered {
 			cancel(err)
 		}
 	})
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1}})
 	begin := position{Revision: c.Status.Revision, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
-	err = a.read(ctx, a.newPacker(c, recipients, begin), events, capture.Batch{}, j)
+	err = a.read(ctx, a.newPacker(c, begin, true), events, capture.Batch{}, j)
+	if errors.Is(err, errFull) {
+		// Nothing of it can be sent before the snapshot tells where it belongs.
+		covering.Wait()
+	}
 	cancel(err)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -258,7 +413,7 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, recipients
 }
 
 // cover takes the snapshot that a new part of the line begins with, and says what is missing before it.
-func (a *archiver) cover(ctx context.Context, c member.Candidate, at position, before repository.Timeline, v verdict) error {
+func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v verdict) error {
 	m, err := a.snapshot(ctx, v.otherLife, v.why.Error())
 	if err != nil {
 		return err
@@ -267,28 +422,37 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, at position, b
 		return fmt.Errorf("the snapshot is of etcd cluster %s at revision %d, the watch of %s at %d",
 			m.Source.ClusterID, m.Content.Revision, c.Status.ClusterID, c.Status.Revision)
 	}
-	if first := m.Point().First; at.Revision > 0 && m.Timeline == before && first > at.Revision+1 {
-		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: at.Revision + 1, Last: first - 1, Noticed: time.Now(), Reason: v.why.Error()}
+	if first, reached := m.Point().First, s.reached(); reached > 0 && m.Timeline == s.timeline && first > reached+1 {
+		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: reached + 1, Last: first - 1, Noticed: time.Now(), Reason: v.why.Error()}
 		if gap, err = a.repo.PutGap(ctx, a.writer, gap); err != nil {
 			return err
 		}
 		a.Observe(Event{Gap: &gap})
 	}
 	a.covered(m)
+	if err := errors.Join(a.saveState(), a.spool.decide(m.Timeline)); err != nil {
+		return err
+	}
 	// Others see at once that a new timeline has its archiver; the cluster may be silent for long.
-	if err := a.putLease(ctx, false); err != nil {
+	if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
 		a.Observe(Event{Trouble: err})
 	}
-	return a.spool.decide(m.Timeline)
+	return nil
 }
 
-// covered takes note of the snapshot that a part of the line begins with. Where nothing of an older line is left to publish, the state is of its line from here on.
+// covered takes note of the snapshot that a part of the line begins with. Where nothing of an older line is left to publish,
+// the state is of its line from here on.
 func (a *archiver) covered(m repository.Manifest) {
 	_, waiting, _ := a.spool.oldest()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.NewTimeline = false // it was known, and is done
+	after := a.state.After
+	if m.Timeline != a.line {
+		after, a.line, a.lineEnd = a.line, m.Timeline, 0
+	}
+	a.state.After = after
 	if a.state.Timeline != m.Timeline && !waiting {
-		a.state = state{Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
+		a.state = state{After: after, Auth: a.state.Auth, Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
 	}
 }

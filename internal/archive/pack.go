@@ -25,12 +25,14 @@ import (
 type packer struct {
 	*archiver
 	source member.Candidate
-	// recipients are whom the segments are sealed to.
-	recipients []seal.Recipient
+
+	// memory is that of sealing, one segment after the other.
+	memory seal.Memory
 
 	mu      sync.Mutex
 	filling *segment.Builder
 	end     position // of what was added last
+	begins  bool     // what is filled is the first after a snapshot
 	since   time.Time
 	room    sync.Cond // there is place in filling, or failed is set
 	due     chan struct{}
@@ -38,8 +40,8 @@ type packer struct {
 	closed  bool
 }
 
-func (a *archiver) newPacker(source member.Candidate, recipients []seal.Recipient, end position) *packer {
-	p := &packer{archiver: a, source: source, recipients: recipients, filling: segment.NewBuilder(), end: end, due: make(chan struct{}, 1)}
+func (a *archiver) newPacker(source member.Candidate, end position, begins bool) *packer {
+	p := &packer{archiver: a, source: source, filling: segment.NewBuilder(), end: end, begins: begins, due: make(chan struct{}, 1)}
 	p.room.L = &p.mu
 	return p
 }
@@ -135,14 +137,20 @@ func (p *packer) close() {
 // spoolSegment seals a segment into the spool.
 func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time) error {
 	leases := p.leases(b.LeaseIDs())
-	d := draft{End: end}
+	recipients, trouble := p.sealing.recipients()
+	if trouble != nil {
+		p.Observe(Event{Trouble: fmt.Errorf("a segment will stay unmerged: %w", trouble)})
+	}
+	d := draft{End: end, Begins: p.begins}
+	p.begins = false
 	d.Segment = repository.Segment{
 		Cluster: p.Cluster, First: b.Range().First, Last: b.Range().Last,
 		Started: since.UTC().Truncate(time.Millisecond), Term: end.Term, Source: p.sourceOf(p.source),
+		Session: p.session,
 	}
 	return p.spool.add(d, func(out io.Writer, d *draft) error {
 		stored := &counted{dst: out, sum: sha256.New()}
-		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: p.recipients, Concurrency: 1, FrameSize: segmentFrame})
+		sealer, err := seal.NewWriter(stored, seal.Options{Recipients: recipients, Concurrency: 1, FrameSize: segmentFrame, Memory: &p.memory})
 		if err != nil {
 			return err
 		}
@@ -166,7 +174,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 		s.Plain = repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])}
 		s.Object.Size, s.Object.SHA256 = stored.size, hex.EncodeToString(stored.sum.Sum(nil))
 		s.Object.Encryption = p.repo.Document().Encryption
-		for _, r := range p.recipients {
+		for _, r := range recipients {
 			s.Object.Recipients = append(s.Object.Recipients, r.KeyID())
 		}
 		return nil
@@ -271,18 +279,21 @@ func (p *packer) pump(ctx context.Context, events *capture.Events, j joint) erro
 		if err := p.take(batch, j); err != nil {
 			return err
 		}
-		p.idle(batch)
+		p.heard(batch)
 		if p.spool.full() {
 			return errFull
 		}
 	}
 }
 
-// idle takes note of a sign of life: everything that the member had was read.
-func (p *packer) idle(batch capture.Batch) {
+// heard takes note of a sign of life, and whether everything that the member had was read.
+func (p *packer) heard(batch capture.Batch) {
 	p.mu.Lock()
 	end := p.end.Revision
 	p.mu.Unlock()
+	if p.Heard != nil {
+		p.Heard(max(batch.Current, end), batch.Arrived)
+	}
 	if batch.Current <= end {
 		p.archiver.mu.Lock()
 		p.seen = seen{end, batch.Arrived}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/repository"
@@ -16,7 +17,7 @@ const saveEvery = 10 * time.Second
 
 // publishAll publishes what comes into the spool, in order, until read is closed and nothing is left that can be published.
 func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
-	saved := time.Now()
+	var saved time.Time // the first one is written down at once: with it the line can be proved
 	for {
 		d, found, changed := a.spool.oldest()
 		if !found || d.Segment.Timeline == "" {
@@ -30,7 +31,7 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 				continue
 			}
 		}
-		if err := a.retry(ctx, func() error { return a.publish(ctx, d) }); err != nil {
+		if err := a.retry(ctx, func() error { return a.publish(ctx) }); err != nil {
 			if ctx.Err() != nil {
 				a.Observe(Event{Trouble: err}) // it is in the spool, and the next run goes on there
 				return nil
@@ -46,24 +47,34 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 	}
 }
 
-// publish sends one segment, which is then confirmed: the position moves.
-func (a *archiver) publish(ctx context.Context, d draft) (err error) {
+// publish sends the oldest segment, which is then confirmed: the position moves.
+func (a *archiver) publish(ctx context.Context) (err error) {
+	d, _, _ := a.spool.oldest() // as an earlier try has left it
 	if d.Segment.Object.Name == "" {
 		named, err := a.repo.NewSegmentData(a.Cluster, d.Segment.Timeline, d.Segment.First, d.Segment.Object.Recipients)
 		if err != nil {
 			return err
 		}
 		d.Segment.Object.Name, d.Segment.Completed = named.Name, time.Now()
+		if d.Segment.Completed.Before(d.Segment.Started) { // the clock was set back
+			d.Segment.Completed = d.Segment.Started
+		}
 		if err := a.spool.name(d); err != nil {
 			return err
 		}
 	}
 	file, err := a.spool.open(d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errSpoilt, err)
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	put, err := a.repo.PutSegmentData(ctx, d.Segment.Object, file, time.Time{})
+	if _, is := errors.AsType[*repository.Mismatch](err); is {
+		return fmt.Errorf("%w: %w", errSpoilt, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -88,15 +99,19 @@ func (a *archiver) publish(ctx context.Context, d draft) (err error) {
 		return err
 	}
 	a.mu.Lock()
-	a.state = state{Timeline: stored.Timeline, Position: d.End}
+	a.state.Timeline, a.state.Position = stored.Timeline, d.End
 	a.renewed = time.Now()
 	a.mu.Unlock()
 	if err := a.spool.remove(d); err != nil {
-		return err
+		a.Observe(Event{Trouble: err}) // the repository has it; what is left goes with the next start
 	}
-	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: time.Since(d.Segment.Started)}})
+	a.merger.Add(stored)
+	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: max(0, time.Since(d.Segment.Started))}})
 	return nil
 }
+
+// errSpoilt means that what was in the spool is not there any more as it was written. It is read from etcd again.
+var errSpoilt = errors.New("the spool was changed or damaged by something else")
 
 // ErrFinal marks what Options.Snapshot gives when a person must decide or repair something: Run ends with it.
 var ErrFinal = errors.New("another try cannot help")
@@ -104,7 +119,7 @@ var ErrFinal = errors.New("another try cannot help")
 // final tells whether another try would end the same way, so that a person must act. That a store denies access or is full
 // is none of it: credentials are replaced and space is made while an archiver runs, and until then its spool helps.
 func final(err error) bool {
-	for _, class := range []error{errSuperseded, ErrFinal, repository.ErrNotEnrolled, repository.ErrRevoked, store.ErrUnsupported} {
+	for _, class := range []error{errSuperseded, errSpoilt, ErrFinal, repository.ErrNotEnrolled, repository.ErrRevoked, store.ErrUnsupported} {
 		if errors.Is(err, class) {
 			return true
 		}

@@ -11,10 +11,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 )
 
@@ -26,6 +29,8 @@ type draft struct {
 	Number  int64              `json:"number"`
 	Segment repository.Segment `json:"segment"`
 	End     position           `json:"end"`
+	// Begins tells that a snapshot covers what is before it, so that it need not follow the one before.
+	Begins bool `json:"begins,omitempty"`
 }
 
 const (
@@ -36,7 +41,7 @@ const (
 // spool is a folder of sealed segments, oldest first:
 //
 //	NUMBER.sealed    the object as it will be stored
-//	NUMBER.json      its draft, written after it
+//	NUMBER.json      its draft, written after it: a line of JSON, and one with the sha256 of the first
 //
 // It is no more than a memory: what a crash of the machine damaged is dropped, and read from etcd again. So nothing of it is
 // synced, which spares the disk that etcd syncs to. It is safe for concurrent use.
@@ -60,16 +65,18 @@ func openSpool(folder string, limit int64) (*spool, error) {
 		return nil, err
 	}
 	s := &spool{folder: folder, limit: limit, changed: make(chan struct{})}
-	names, err := filepath.Glob(filepath.Join(folder, "*"+draftSuffix))
+	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		d, err := s.read(name)
+	for _, e := range entries { // by name, so in their order
+		if !ownName.MatchString(e.Name()) || !strings.HasSuffix(e.Name(), draftSuffix) {
+			continue
+		}
+		d, err := s.read(filepath.Join(folder, e.Name()))
 		if err == nil && len(s.drafts) > 0 {
 			before := s.drafts[len(s.drafts)-1]
-			if d.Segment.Timeline == before.Segment.Timeline && d.Segment.First != before.Segment.Last+1 {
+			if !d.Begins && d.Segment.Timeline == before.Segment.Timeline && d.Segment.First != before.Segment.Last+1 {
 				err = errors.New("it does not follow the one before")
 			}
 		}
@@ -87,7 +94,11 @@ func (s *spool) read(name string) (d draft, err error) {
 	if err != nil {
 		return d, err
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
+	line, rest, _ := bytes.Cut(text, []byte("\n"))
+	if string(rest) != sumLine(line) {
+		return d, errors.New("it is damaged")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(line))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&d); err != nil {
 		return d, err
@@ -112,7 +123,13 @@ func (s *spool) read(name string) (d draft, err error) {
 	return d, nil
 }
 
-// sweep removes every file that belongs to no draft.
+// ownName is what the files of a spool are called.
+var ownName = regexp.MustCompile(`^[0-9]{12,19}\.(sealed|json|json\.new)$`)
+
+// sumLine is the second line of a draft.
+func sumLine(line []byte) string { return fmt.Sprintf("%x\n", sha256.Sum256(line)) }
+
+// sweep removes every file of a spool that belongs to no draft. What somebody else put there stays.
 func (s *spool) sweep() error {
 	keep := map[string]bool{}
 	for _, d := range s.drafts {
@@ -123,7 +140,7 @@ func (s *spool) sweep() error {
 		return err
 	}
 	for _, e := range entries {
-		if path := filepath.Join(s.folder, e.Name()); !keep[path] {
+		if path := filepath.Join(s.folder, e.Name()); !keep[path] && ownName.MatchString(e.Name()) {
 			err = errors.Join(err, os.Remove(path))
 		}
 	}
@@ -204,6 +221,7 @@ func (s *spool) write(d draft) error {
 	if err != nil {
 		return err
 	}
+	text = append(append(text, '\n'), sumLine(text)...)
 	path := s.path(d, draftSuffix)
 	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
 		return err
@@ -227,20 +245,33 @@ func (s *spool) oldest() (d draft, found bool, changed <-chan struct{}) {
 	return s.drafts[0], true, s.changed
 }
 
-// newest gives the segment that was added last.
-func (s *spool) newest() (draft, bool) {
+// end gives the segment that was added last of those whose timeline is known, and the last revision before it and those
+// that it follows.
+func (s *spool) end() (last draft, before history.Revision, found bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.drafts) == 0 {
-		return draft{}, false
+	for _, d := range slices.Backward(s.drafts) {
+		switch {
+		case d.Segment.Timeline == "":
+			continue
+		case !found:
+			last, found = d, true
+		case d.Segment.Timeline != last.Segment.Timeline || d.Segment.Last != before:
+			return last, before, true
+		}
+		if before = d.Segment.First - 1; d.Begins {
+			break
+		}
 	}
-	return s.drafts[len(s.drafts)-1], true
+	return last, before, found
 }
 
 // name writes down what a segment is called before it is sent.
 func (s *spool) name(d draft) error {
 	s.mu.Lock()
-	s.drafts[0] = d
+	if len(s.drafts) > 0 && s.drafts[0].Number == d.Number {
+		s.drafts[0] = d
+	}
 	s.mu.Unlock()
 	return s.write(d)
 }
@@ -260,6 +291,13 @@ func (s *spool) delete(d draft) error {
 	return errors.Join(os.Remove(s.path(d, draftSuffix)), os.Remove(s.path(d, sealedSuffix)))
 }
 
+// sealedTo tells whether something that waits is sealed to a key.
+func (s *spool) sealedTo(keyID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.drafts, func(d draft) bool { return slices.Contains(d.Segment.Object.Recipients, keyID) })
+}
+
 // clear drops everything.
 func (s *spool) clear() error {
 	s.mu.Lock()
@@ -274,6 +312,13 @@ func (s *spool) waiting() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.size
+}
+
+// awaiting tells whether a snapshot has to decide the timeline of what is added.
+func (s *spool) awaiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.timeline == ""
 }
 
 // full tells whether nothing more may come.

@@ -26,6 +26,10 @@ const stateName = "state.json"
 type state struct {
 	Timeline repository.Timeline `json:"timeline,omitempty"`
 	Position position            `json:"position,omitzero"`
+	// After is the timeline that this one took the place of; "" when it was the first, or when others began it.
+	After repository.Timeline `json:"after,omitempty"`
+	// Auth counts the changes of users and roles up to the last snapshot; 0 when that is not known.
+	Auth uint64 `json:"auth-revision,omitempty"`
 }
 
 // position is a point of the line: everything up to Revision was read.
@@ -39,6 +43,10 @@ type position struct {
 	Time      time.Time `json:"time"`
 }
 
+// errState means that the state is no longer what was written. Without it the archive goes on with a new snapshot.
+var errState = errors.New("the state cannot be read, and counts for nothing")
+
+// loadState gives an empty state when there is none; an errState goes with an empty state, too.
 func loadState(file string) (s state, err error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -49,8 +57,15 @@ func loadState(file string) (s state, err error) {
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&s); err != nil {
-		return state{}, fmt.Errorf("read state %q: %w; without the file the archive goes on with a new snapshot", file, err)
+	err = decoder.Decode(&s)
+	if err == nil && decoder.More() {
+		err = errors.New("there is more behind it")
+	}
+	if err == nil && (s.Position.Revision < 0 || s.Timeline != "" && repository.CheckTimeline(string(s.Timeline)) != nil || s.Timeline == "" && s.Position != position{}) {
+		err = errors.New("it is no place in any line")
+	}
+	if err != nil {
+		return state{}, fmt.Errorf("%w: %q: %w", errState, file, err)
 	}
 	return s, nil
 }

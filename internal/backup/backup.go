@@ -60,7 +60,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 	if _, err := repo.Enrolled(ctx, writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: signing key of this host: %w", opts.Cluster, err)
 	}
-	last, err := newest(ctx, repo, opts.Cluster, opts.Observe)
+	last, err := repo.NewestLive(ctx, opts.Cluster, func(err error) { opts.Observe(Event{PassedOver: err}) })
 	if err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err)
 	}
@@ -81,6 +81,9 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err)
 	}
 	timeline, err := continues(last, candidates, opts)
+	if last == nil && !opts.NewTimeline {
+		timeline, err = begins(ctx, repo, opts.Cluster, candidates[0])
+	}
 	if err != nil {
 		return repository.Manifest{}, fmt.Errorf("back up cluster %q: %w", opts.Cluster, err)
 	}

@@ -2,15 +2,20 @@ package backup
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/mem"
 )
@@ -148,6 +153,61 @@ func TestRun(t *testing.T) {
 	must(t, err)
 	if result.Snapshots != 4 || result.Unclaimed != 0 || len(result.Problems) > 0 {
 		t.Errorf("check %+v", result)
+	}
+}
+
+// TestFirstTimeline: two first backups at once are of one timeline; where revisions are archived in it whose snapshots are
+// gone, nobody can tell whether the line goes on, and it is another one.
+func TestFirstTimeline(t *testing.T) {
+	stored, repo, writer := target(t)
+	clients := dial(t, etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{}).Endpoint)
+	waiting, both := make(chan struct{}, 2), make(chan struct{})
+	manifests, failed := make([]repository.Manifest, 2), make([]error, 2)
+	var group sync.WaitGroup
+	for i := range manifests {
+		group.Go(func() {
+			manifests[i], failed[i] = Run(t.Context(), repo, writer, clients, Options{Cluster: "prod", Observe: func(e Event) {
+				if e.Chosen != nil { // each has looked for earlier ones, and neither has put anything
+					waiting <- struct{}{}
+					<-both
+				}
+			}})
+		})
+	}
+	<-waiting
+	<-waiting
+	close(both)
+	group.Wait()
+	must(t, errors.Join(failed...))
+	first := manifests[0].Timeline
+	if first != manifests[1].Timeline || first != repo.FirstTimeline("prod", manifests[0].Source.ClusterID) || first == repo.FirstTimeline("test", manifests[0].Source.ClusterID) {
+		t.Errorf("timelines %s and %s", first, manifests[1].Timeline)
+	}
+	recipients, err := repo.SegmentSealTo(t.Context())
+	must(t, err)
+	var sealed bytes.Buffer
+	sealer, err := seal.NewWriter(&sealed, seal.Options{Recipients: recipients})
+	must(t, errors.Join(err, sealer.Close()))
+	object, err := repo.NewSegmentData("prod", first, 2, nil)
+	must(t, err)
+	sum := sha256.Sum256(sealed.Bytes())
+	object.Size, object.SHA256 = int64(sealed.Len()), hex.EncodeToString(sum[:])
+	object, err = repo.PutSegmentData(t.Context(), object, bytes.NewReader(sealed.Bytes()), time.Time{})
+	must(t, err)
+	now := time.Now()
+	_, err = repo.PublishSegment(t.Context(), writer, repository.Segment{
+		Cluster: "prod", Timeline: first, First: 2, Last: 2, Events: 1, FirstTime: now, LastTime: now, Started: now, Completed: now,
+		Plain: repository.Plain{Size: 1, SHA256: object.SHA256}, Object: object, Source: manifests[0].Source,
+	})
+	must(t, err)
+	for object, err := range stored.List(t.Context(), "clusters/prod/manifests/", "") {
+		must(t, err)
+		must(t, stored.Delete(t.Context(), object.Name))
+	}
+	m, err := Run(t.Context(), repo, writer, clients, Options{Cluster: "prod"})
+	must(t, err)
+	if m.Timeline == first {
+		t.Error("it goes on in an archive whose snapshots are gone")
 	}
 }
 

@@ -18,28 +18,15 @@ var (
 	ErrWentBack = errors.New("its history went back since the last backup: it was restored, or lost writes")
 )
 
-// newest gives the manifest of the newest snapshot of a cluster that can be believed, nil when there is none. One that is
-// damaged or forged is told of and passed over: it must not keep backups from being made.
-func newest(ctx context.Context, repo *repository.Repository, cluster string, observe func(Event)) (*repository.Manifest, error) {
-	points, _, err := repo.Points(ctx, cluster)
-	if err != nil {
-		return nil, err
+// begins gives the timeline of a first backup. Several may make it at once, and then it is one timeline; but revisions that are
+// archived under that name are of a life whose snapshots are gone, and then it is a new one.
+func begins(ctx context.Context, repo *repository.Repository, cluster string, c member.Candidate) (repository.Timeline, error) {
+	first := repo.FirstTimeline(cluster, c.Status.ClusterID.String())
+	last, err := repo.LastSegment(ctx, cluster, first)
+	if err != nil || last != nil {
+		return "", err
 	}
-	for _, point := range slices.Backward(points) {
-		manifest, err := repo.Manifest(ctx, point)
-		if err == nil && manifest.Source.ClusterID == "" {
-			continue // one of a file, or whose manifest was lost: it tells nothing of the life that the cluster is in
-		}
-		if err == nil {
-			return &manifest, nil
-		}
-		// What only could not be reached may well be right, and then it decides.
-		if !errors.Is(err, repository.ErrForged) {
-			return nil, fmt.Errorf("look at the last backup: %w", err)
-		}
-		observe(Event{PassedOver: err})
-	}
-	return nil, nil
+	return first, nil
 }
 
 // continues gives the timeline that a backup of a cluster belongs to, "" for a new one. Revisions of two lives of a keyspace

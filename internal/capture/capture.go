@@ -76,7 +76,7 @@ func open(ctx context.Context, maintenance pb.MaintenanceClient, pace Rate, pati
 			s.Close()
 		}
 	}()
-	if s.receiver, err = maintenance.Snapshot(ctx, &pb.SnapshotRequest{}); err != nil {
+	if s.receiver, err = maintenance.Snapshot(ctx, &pb.SnapshotRequest{}, readsLean()); err != nil {
 		return nil, err
 	}
 	if err := s.first(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -168,8 +169,11 @@ func openEvents(ctx context.Context, watch pb.WatchClient, from history.Revision
 func (e *Events) create(watch pb.WatchClient, from history.Revision) (err error) {
 	stall := time.AfterFunc(e.o.Patience, func() { e.cancel(ErrSilent) })
 	defer stall.Stop()
+	// A member that finds itself without a leader, cut off or after an election that fails, would go on in silence with what it
+	// has. So it is asked to end the watch then.
+	ctx := clientv3.WithRequireLeader(e.ctx)
 	// Without fragments etcd sends up to 1,000 revisions in one message, however many bytes they are.
-	if e.stream, err = watch.Watch(e.ctx, grpc.MaxCallRecvMsgSize(e.o.MostBytes)); err != nil {
+	if e.stream, err = watch.Watch(ctx, grpc.MaxCallRecvMsgSize(e.o.MostBytes)); err != nil {
 		return err
 	}
 	request := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: int64(from), ProgressNotify: true, Fragment: true}

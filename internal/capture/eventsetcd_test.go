@@ -391,3 +391,25 @@ func TestElection(t *testing.T) {
 		}
 	}
 }
+
+// TestNoQuorum: a member that is cut off from the others ends its watch rather than going on in silence.
+func TestNoQuorum(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, etcdtest.Get(t, "3.6"), 3, etcdtest.Options{})
+	m := newModel(t, cluster.Members[0].Client)
+	m.write(clientv3.OpPut("a", "1"))
+	e := watch(t, dial(t, cluster.Members[0].Endpoint), 2, EventsOptions{Quiet: soon, Patience: time.Minute})
+	m.compare(e, 2)
+	must(t, cluster.Members[1].Kill())
+	must(t, cluster.Members[2].Kill())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		if _, err := e.Next(ctx); err != nil {
+			if !strings.Contains(err.Error(), "no leader") {
+				t.Errorf("the watch ended with %v", err)
+			}
+			return
+		}
+	}
+}

@@ -95,7 +95,7 @@ func (a *app) root() *cobra.Command {
 		commands []*cobra.Command
 	}{
 		{groupPage, []*cobra.Command{a.runAction(), a.run(), a.snapshotHelp(), a.restore(), a.scp(), a.verify(), a.attachResource(), a.resources()}},
-		{groupRepository, []*cobra.Command{a.repo(), a.backup(), a.archive(), a.list(), a.export(), a.importFiles(), a.copy(), a.prune(), a.pin(), a.unpin(), a.key()}},
+		{groupRepository, []*cobra.Command{a.repo(), a.backup(), a.archive(), a.merge(), a.list(), a.export(), a.importFiles(), a.copy(), a.prune(), a.pin(), a.unpin(), a.key()}},
 		{groupUnits, []*cobra.Command{a.deploy(), a.addUnit(), a.removeUnit(), a.destroy(), a.start(), a.status(), a.env()}},
 		{groupTasks, []*cobra.Command{a.actions(), a.showActionOutput(), a.showActionStatus(), a.cancelAction(), a.operations(), a.showOperation(), a.showTask(), a.cancelTask()}},
 		{groupHost, []*cobra.Command{a.agent(), a.localAction(), a.etcd(), a.spawn(), a.inspect()}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/retention"
 )
@@ -42,6 +44,8 @@ type pruned struct {
 // pruneResult is what prune says at its end.
 type pruneResult struct {
 	Snapshots []pruned `json:"snapshots"`
+	// Segments are runs of segments of archives.
+	Segments []prunedSegments `json:"segments"`
 	// Unclaimed counts data without a manifest that is older than the grace time; UnclaimedBytes is its size.
 	Unclaimed      int   `json:"unclaimed"`
 	UnclaimedBytes int64 `json:"unclaimed-bytes"`
@@ -51,7 +55,11 @@ type pruneResult struct {
 	Done bool `json:"done"`
 	// FreedBytes is the size of what is gone.
 	FreedBytes int64 `json:"freed-bytes"`
+	// Leases counts the words of archivers that nobody waits for any more, and that are gone.
+	Leases int `json:"leases"`
 
+	fates     []segmentFate
+	archives  []string                          // clusters
 	unclaimed map[string][]repository.Unclaimed // by cluster
 }
 
@@ -71,33 +79,48 @@ func checkPolicy(p retention.Policy) error {
 			return usagef("a rule that keeps a negative number means nothing")
 		}
 	}
-	if p.IsZero() {
-		return hinted{usagef("no rule says what to keep"), "--keep-daily 7 --keep-weekly 5 --keep-monthly 12, for example"}
-	}
 	return nil
+}
+
+// errNoRule is for a cluster that is not archived.
+func errNoRule(cluster string) error {
+	return hinted{usagef("no rule says what to keep of cluster %q", cluster), "--keep-daily 7 --keep-weekly 5 --keep-monthly 12, for example"}
+}
+
+// pruneRules say what is kept of a cluster.
+type pruneRules struct {
+	retention.Policy
+	// archive is the window in which every revision is kept.
+	archive time.Duration
+	grace   time.Duration
 }
 
 func (a *app) prune() *cobra.Command {
 	var f repoFlags
-	var policy retention.Policy
-	var grace time.Duration
+	var rules pruneRules
 	var yes bool
 	command := &cobra.Command{
 		Use:   "prune",
-		Short: "Remove snapshots that no rule keeps; without --yes only say which",
+		Short: "Remove snapshots and segments that no rule keeps; without --yes only say which",
 		Long: "Remove the snapshots of a repository that no rule keeps, and data that interrupted backups left. Without --yes it only says\n" +
-			"what it would do. It always keeps the newest snapshot, the last one that a drill has proven, those that are pinned, and\n" +
-			"those that were found damaged or cannot be believed, which count for no rule. The order of snapshots is that of their\n" +
-			"revisions: a clock that jumped removes nothing.\n" +
+			"what it would do. Of a cluster that is archived it keeps every revision of the last 7 days (--keep-archive) with the snapshots\n" +
+			"that lead to them, and when no rule is given also one a day for 30 days, one a week for 13 weeks and one a month for 12 months;\n" +
+			"segments that were merged into larger ones go once these were read back.\n" +
+			"It always keeps the newest snapshot, the last one that a drill has proven, those that are pinned, and those that were found\n" +
+			"damaged or cannot be believed, which count for no rule. The order of snapshots is that of their revisions: a clock that\n" +
+			"jumped removes nothing.\n" +
 			"The key of this host needs the role prune (key enroll), and its credentials the right to delete, which no other command needs.\n" +
 			"What it removes is written down, signed, before it goes. A snapshot that the store has locked stays until its lock ends.",
 		Example: "  " + a.Program + " prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12\n  " + a.Program + " prune --keep-last 30 --yes",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkPolicy(policy); err != nil {
+			if err := checkPolicy(rules.Policy); err != nil {
 				return err
 			}
-			if grace < time.Hour {
+			if rules.archive < time.Hour {
+				return usagef("--keep-archive must be an hour at least, given %s", rules.archive)
+			}
+			if rules.grace < time.Hour {
 				return usagef("--grace must be an hour at least: a backup that is on its way has no manifest yet")
 			}
 			repo, err := a.openRepository(c.Context(), &f)
@@ -116,29 +139,30 @@ func (a *app) prune() *cobra.Command {
 					return err
 				}
 			}
-			plan := pruneResult{Snapshots: []pruned{}, unclaimed: map[string][]repository.Unclaimed{}}
+			plan := pruneResult{Snapshots: []pruned{}, Segments: []prunedSegments{}, unclaimed: map[string][]repository.Unclaimed{}}
 			for _, cluster := range clusters {
-				if err := plan.add(c.Context(), repo, cluster, policy, grace); err != nil {
+				if err := plan.add(c.Context(), repo, cluster, rules); err != nil {
 					return err
 				}
 			}
 			if err := a.spareUnclaimed(c.Context(), repo, &plan); err != nil {
 				return err
 			}
-			return a.runPrune(c.Context(), repo, writer, plan, grace, f.output)
+			return a.runPrune(c.Context(), repo, writer, plan, rules.grace, f.output)
 		},
 	}
 	f.register(a, command.Flags())
 	f.registerCluster(command.Flags())
 	command.Flags().Lookup("cluster").Usage = "only the snapshots of this cluster"
-	registerPolicy(&policy, command.Flags())
-	command.Flags().DurationVar(&grace, "grace", 24*time.Hour, "how old data without a manifest must be to be taken for that of an interrupted backup")
+	registerPolicy(&rules.Policy, command.Flags())
+	command.Flags().DurationVar(&rules.archive, "keep-archive", 168*time.Hour, "of clusters that are archived, how long a time every revision is kept")
+	command.Flags().DurationVar(&rules.grace, "grace", 24*time.Hour, "how old data without a manifest must be to be taken for that of an interrupted backup")
 	command.Flags().BoolVar(&yes, "yes", false, "do it")
 	return command
 }
 
 // add decides about the snapshots of one cluster.
-func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, cluster string, policy retention.Policy, grace time.Duration) error {
+func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, cluster string, rules pruneRules) error {
 	reads, _, err := repo.Snapshots(ctx, cluster)
 	if err != nil {
 		return err
@@ -158,6 +182,9 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 		return err
 	}
 	var items []retention.Item
+	var believed []repository.Manifest
+	var unread error
+	window := coverage.Window{Now: time.Now(), Length: rules.archive, Doubted: map[repository.ID]bool{}}
 	for _, read := range reads {
 		proof := repository.ProofOf(read, verifications)
 		pin := pins[read.Point.ID]
@@ -165,8 +192,32 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 			Time: read.Point.ID.Time, Proven: proof.Standing == repository.StandingProven,
 			Pinned: pin.Pin.Pinned || pin.Err != nil, Doubt: doubt(read, proof),
 		})
+		window.Doubted[read.Point.ID] = doubt(read, proof) != ""
+		switch {
+		case read.Err == nil:
+			believed = append(believed, read.Manifest)
+		case !errors.Is(read.Err, repository.ErrForged):
+			unread = read.Err
+		}
 	}
-	for i, d := range policy.Apply(items, time.Now()) {
+	needed, archived, err := r.addArchive(ctx, repo, cluster, believed, window)
+	if err != nil {
+		return err
+	}
+	if archived && unread != nil {
+		return unread // what only could not be read may be the base of the archive
+	}
+	policy := rules.Policy
+	switch {
+	case policy.IsZero() && archived:
+		policy = archivePolicy()
+	case policy.IsZero():
+		return errNoRule(cluster)
+	}
+	for i, read := range reads {
+		items[i].Needed = needed[read.Point.ID]
+	}
+	for i, d := range policy.Apply(items, window.Now) {
 		read := reads[i]
 		one := pruned{ID: read.Point.ID.Long(), Cluster: cluster, Action: pruneKeep, Reasons: append([]string{}, d.Reasons...), Stored: read.Manifest.Object.Size, read: read}
 		if until := read.Manifest.RetainUntil; !d.Keep && until.After(time.Now()) {
@@ -181,7 +232,7 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 		return err
 	}
 	for _, object := range unclaimed {
-		if object.Age > grace {
+		if object.Age > rules.grace {
 			r.Unclaimed++
 			r.UnclaimedBytes += object.Size
 			r.unclaimed[cluster] = append(r.unclaimed[cluster], object)
@@ -190,15 +241,24 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 	return nil
 }
 
-// spareUnclaimed keeps data without a manifest as long as manifests are missing: it may be theirs.
+// spareUnclaimed keeps data without a manifest as long as manifests are missing: it may be theirs. Segments that are only old
+// stay too: what is missing may be the base for a part of them.
 func (a *app) spareUnclaimed(ctx context.Context, repo *repository.Repository, plan *pruneResult) error {
-	if plan.Unclaimed == 0 {
+	if plan.Unclaimed == 0 && !slices.ContainsFunc(plan.fates, segmentFate.old) {
 		return nil
 	}
 	var all repoFlags
 	_, bad, err := a.chosen(ctx, repo, &all, nil)
 	if err != nil || len(bad) == 0 {
 		return err
+	}
+	for i := range plan.fates {
+		if f := &plan.fates[i]; f.old() {
+			f.action, f.reason = pruneKeep, "in doubt: repo check has something to say"
+		}
+	}
+	if plan.Unclaimed == 0 {
+		return nil
 	}
 	fmt.Fprintf(a.Stderr, "%s without a manifest, %s, kept: repo check has something to say, and repo repair finds what was a snapshot\n",
 		are(plan.Unclaimed, "data object"), humanize.Bytes(uint64(plan.UnclaimedBytes)))
@@ -242,18 +302,20 @@ func (a *app) pruner(ctx context.Context, repo *repository.Repository) (*reposit
 // runPrune carries out the plan when there is a writer, and says what it is or what became of it.
 func (a *app) runPrune(ctx context.Context, repo *repository.Repository, writer *repository.Writer, r pruneResult, grace time.Duration, form string) error {
 	victims, at := r.victims()
+	segments := r.segmentVictims()
 	var failed error
 	if writer != nil {
 		failed = r.carryOut(ctx, repo, writer, victims, at, grace)
 		r.Done = failed == nil
 	}
+	r.Segments = r.segmentRuns()
 	if form == "json" {
 		return errors.Join(json.NewEncoder(a.Stdout).Encode(r), failed)
 	}
 	if err := r.write(a.Stdout, writer != nil); err != nil {
 		return err
 	}
-	if writer == nil && len(victims)+r.Unclaimed > 0 {
+	if writer == nil && len(victims)+segments+r.Unclaimed > 0 {
 		fmt.Fprintln(a.Stderr, "nothing was removed: give --yes to do it")
 	}
 	return failed
@@ -261,6 +323,10 @@ func (a *app) runPrune(ctx context.Context, repo *repository.Repository, writer 
 
 // carryOut removes, and notes what became of each.
 func (r *pruneResult) carryOut(ctx context.Context, repo *repository.Repository, writer *repository.Writer, victims []repository.Victim, at []int, grace time.Duration) error {
+	bad, err := r.carryOutArchive(ctx, repo, writer)
+	if err != nil {
+		return errors.Join(append(bad, err)...)
+	}
 	removed, err := repo.Remove(ctx, writer, victims)
 	for i, outcome := range removed {
 		one := &r.Snapshots[at[i]]
@@ -284,7 +350,9 @@ func (r *pruneResult) carryOut(ctx context.Context, repo *repository.Repository,
 			return err
 		}
 	}
-	r.Swept, err = repo.Sweep(ctx, grace)
+	if r.Swept, err = repo.Sweep(ctx, grace); err == nil && len(bad) > 0 {
+		err = findings{errors.Join(bad...)}
+	}
 	return err
 }
 
@@ -313,6 +381,9 @@ func (r pruneResult) write(w io.Writer, yes bool) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	if err := r.writeArchive(w, yes); err != nil {
+		return err
+	}
 	verb, action := "to remove", pruneRemove
 	if yes {
 		verb, action = "removed", pruneRemoved
@@ -327,6 +398,9 @@ func (r pruneResult) write(w io.Writer, yes bool) error {
 	fmt.Fprintln(w)
 	if r.Unclaimed > 0 {
 		fmt.Fprintf(w, "%s without a manifest, %s, of interrupted backups %s\n", plural(r.Unclaimed, "data object"), humanize.Bytes(uint64(r.UnclaimedBytes)), verb)
+	}
+	if r.Leases > 0 {
+		fmt.Fprintf(w, "%s of archivers removed\n", plural(r.Leases, "old lease"))
 	}
 	if r.Swept > 0 {
 		fmt.Fprintf(w, "%s of interrupted uploads removed\n", plural(r.Swept, "leftover"))

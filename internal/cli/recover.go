@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-project/holdfast/internal/archivefile"
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/restore"
@@ -379,17 +380,17 @@ func (o *restoreFlags) compatible(plan *momentPlan, base repository.Manifest) er
 }
 
 // carryOut makes the data dir. A snapshot as it is goes straight to its place; any other moment is put together beside it.
-func (a *app) carryOut(ctx context.Context, f *repoFlags, r *resolved, chain restore.Chain, o restore.FreshOptions) (restore.Result, error) {
+func (a *app) carryOut(ctx context.Context, f *repoFlags, r *resolved, to chain.Chain, o restore.FreshOptions) (restore.Result, error) {
 	show := a.transferProgress("restore "+r.asked, f)
 	defer show.close()
 	r.parts.Observe = show.counter(r.chain.Size())
-	if chain.Plain() {
+	if to.Plain() {
 		o.Fetch = func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
-			return r.repo.FetchScanned(ctx, chain.Base, r.parts.Identities, dst, r.parts.Observe, scanner)
+			return r.repo.FetchScanned(ctx, to.Base, r.parts.Identities, dst, r.parts.Observe, scanner)
 		}
 	} else {
 		o.Build = func(ctx context.Context, path, work string) error {
-			_, err := r.parts.Backend(ctx, chain, path, work)
+			_, err := r.parts.Backend(ctx, to, path, work)
 			return err
 		}
 	}

@@ -116,6 +116,7 @@ func (m *model) unitStatus(state answer[api.Unit]) (juju.UnitStatus, error) {
 		return shown, nil
 	}
 	etcd := state.value.Etcd
+	shown.Archive = state.value.Archive
 	if state.value.Busy != "" {
 		shown.Agent = juju.AgentExecuting
 	}

@@ -11,10 +11,10 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
-	"github.com/holdfast-project/holdfast/internal/restore"
 )
 
 // targetFlags say which moment of a cluster is wanted.
@@ -52,7 +52,7 @@ func (t *targetFlags) moment() bool { return t.at != "" || t.revision != 0 || t.
 // resolved is a moment that can be restored.
 type resolved struct {
 	repo    *repository.Repository
-	parts   restore.Parts
+	parts   chain.Parts
 	cluster string
 	// asked is the target as a person would say it.
 	asked string
@@ -62,8 +62,8 @@ type resolved struct {
 }
 
 // restoreChain is the chain in the words of restore.
-func (r *resolved) restoreChain(keepHistory bool) restore.Chain {
-	return restore.Chain{Base: r.chain.Base, Segments: r.chain.Segments, Revision: r.chain.Revision, KeepHistory: keepHistory}
+func (r *resolved) restoreChain(keepHistory bool) chain.Chain {
+	return chain.Chain{Base: r.chain.Base, Segments: r.chain.Segments, Revision: r.chain.Revision, KeepHistory: keepHistory}
 }
 
 // check looks at the flags and at the word that names a snapshot, "" for none.
@@ -106,7 +106,7 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 	if err != nil {
 		return nil, err
 	}
-	r := &resolved{repo: repo, parts: restore.Parts{Repository: repo}, asked: target.String()}
+	r := &resolved{repo: repo, parts: chain.Parts{Repository: repo}, asked: target.String()}
 	if r.cluster, err = f.oneCluster(ctx, repo); err != nil {
 		return nil, err
 	}

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/dustin/go-humanize"
 	"gopkg.in/yaml.v2"
 )
 
@@ -16,6 +19,66 @@ import (
 // before it.
 type Machine struct {
 	Repository Repository `yaml:"repository"`
+	Archive    Archive    `yaml:"archive,omitempty"`
+}
+
+// Archive says whether the agents of this machine archive every revision of their clusters into the repository, and how. A
+// zero is the default that archive.Options documents.
+type Archive struct {
+	Enabled bool `yaml:"enabled"`
+	// Flush is how long an event waits at most before it is sent: 10 ms to 1 min.
+	Flush time.Duration `yaml:"flush,omitempty"`
+	// SpoolLimit is how much may wait on the disk while the store does not take it: 1 MiB to 1 PiB.
+	SpoolLimit Size `yaml:"spool-limit,omitempty"`
+	// SnapshotEvery is the age at which a snapshot is followed by the next: 1 min at least.
+	SnapshotEvery time.Duration `yaml:"snapshot-every,omitempty"`
+	// HashEvery is how often the members are asked for their hash: 10 s at least, as each reads its whole keyspace for it.
+	HashEvery time.Duration `yaml:"hash-every,omitempty"`
+	// Takeover is how long the unit that archives may be silent before another one begins: 3 s to 1 h.
+	Takeover time.Duration `yaml:"takeover,omitempty"`
+}
+
+// Size is a number of bytes, written with a unit such as 512MiB.
+type Size int64
+
+// UnmarshalYAML reads the form with a unit, or a plain number of bytes.
+func (s *Size) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if err := unmarshal(&text); err != nil {
+		return err
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 {
+		return fmt.Errorf("%q is no size such as 512MiB", text)
+	}
+	*s = Size(n)
+	return nil
+}
+
+// validate names every bad field.
+func (a Archive) validate() error {
+	var bad []error
+	for _, field := range []struct {
+		name               string
+		value, least, most time.Duration
+	}{
+		{"flush", a.Flush, 10 * time.Millisecond, time.Minute},
+		{"snapshot-every", a.SnapshotEvery, time.Minute, math.MaxInt64},
+		{"hash-every", a.HashEvery, 10 * time.Second, math.MaxInt64},
+		{"takeover", a.Takeover, 3 * time.Second, time.Hour},
+	} {
+		if field.value != 0 && (field.value < field.least || field.value > field.most) {
+			limits := "at least " + field.least.String()
+			if field.most != math.MaxInt64 {
+				limits = field.least.String() + " to " + field.most.String()
+			}
+			bad = append(bad, fmt.Errorf("archive.%s: want %s, got %s", field.name, limits, field.value))
+		}
+	}
+	if a.SpoolLimit != 0 && (a.SpoolLimit < 1<<20 || a.SpoolLimit > 1<<50) {
+		bad = append(bad, fmt.Errorf("archive.spool-limit: want 1MiB to 1PiB, got %d bytes", a.SpoolLimit))
+	}
+	return errors.Join(bad...)
 }
 
 // Repository says where the backups of this machine are. It holds addresses and paths, no secrets.
@@ -28,6 +91,12 @@ type Repository struct {
 	Cluster string `yaml:"cluster,omitempty"`
 	// Identity are files with secret age keys to read with. A machine that only backs up has none.
 	Identity []string `yaml:"identity,omitempty"`
+}
+
+// Same tells whether two configurations say the same of the repository and the archive.
+func (m Machine) Same(o Machine) bool {
+	return m.Archive == o.Archive && m.Repository.URL == o.Repository.URL && m.Repository.Trust == o.Repository.Trust &&
+		m.Repository.Cluster == o.Repository.Cluster // agents read nothing, so they need no identity
 }
 
 // MachineFile is the name of the configuration of a machine in its home.
@@ -82,5 +151,5 @@ func parseMachine(data []byte) (m Machine, err error) {
 			return m, fmt.Errorf("repository.identity[%d]: %q is no absolute path", i, file)
 		}
 	}
-	return m, nil
+	return m, m.Archive.validate()
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLoadMachine(t *testing.T) {
@@ -24,6 +25,21 @@ func TestLoadMachine(t *testing.T) {
 	if err != nil || file != own || m.Repository.URL != "file:///srv/backups" || m.Repository.Cluster != "prod" || len(m.Repository.Identity) != 1 {
 		t.Errorf("in home: %+v, %q, %v", m, file, err)
 	}
+	if m.Archive != (Archive{}) {
+		t.Errorf("nothing is said of an archive: %+v", m.Archive)
+	}
+	write(own, "archive: {enabled: true, flush: 250ms, spool-limit: 64MiB, snapshot-every: 12h, hash-every: 1m, takeover: 3s}\n")
+	want := Archive{Enabled: true, Flush: 250 * time.Millisecond, SpoolLimit: 64 << 20, SnapshotEvery: 12 * time.Hour, HashEvery: time.Minute, Takeover: 3 * time.Second}
+	if m, _, err := LoadMachine("", home); err != nil || m.Archive != want {
+		t.Errorf("archive %+v, %v", m.Archive, err)
+	}
+	write(own, "archive: {flush: 1, spool-limit: 1kB, snapshot-every: -1h, hash-every: 1s, takeover: 2h}\n")
+	_, _, err = LoadMachine("", home)
+	for _, field := range []string{"flush", "spool-limit", "snapshot-every", "hash-every", "takeover"} {
+		if err == nil || !strings.Contains(err.Error(), "archive."+field+": want ") {
+			t.Errorf("%v, which does not name %s", err, field)
+		}
+	}
 	other := filepath.Join(home, "other.yaml")
 	write(other, "")
 	if m, file, err := LoadMachine(other, home); err != nil || file != other || m.Repository.URL != "" {
@@ -36,6 +52,10 @@ func TestLoadMachine(t *testing.T) {
 		"repository:\n  uri: x\n":             "uri",
 		"repository:\n  identity: [key]\n":    "absolute",
 		"repository: {}\n---\nrepository: {}": "one YAML document",
+		"archive: {enable: true}":             "enable",
+		"archive: {flush: soon}":              "soon",
+		"archive: {spool-limit: much}":        "no size",
+		"archive: {spool-limit: 16EiB}":       "no size",
 		"\t":                                  "yaml",
 	} {
 		write(own, text)

@@ -240,13 +240,6 @@ func (w *world) randomSpans(r *rand.Rand, s repository.Segment) (spans []history
 	return spans
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
 // at is the revision that the cluster had at a time.
 func (w *world) at(when time.Time) history.Revision {
 	n := 0

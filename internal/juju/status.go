@@ -5,7 +5,10 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
+	"github.com/holdfast-project/holdfast/internal/api"
 	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
@@ -53,6 +56,8 @@ type UnitStatus struct {
 	// Root is the folder that paths of actions are inside of.
 	Root    string
 	Message string
+	// Archive is how the unit's archiver is; nil where none is wanted.
+	Archive *api.Archive
 }
 
 // AppStatus is one application in the status table.
@@ -75,7 +80,7 @@ type Status struct {
 }
 
 // NewAppStatus sums up the units of an application: its status and message are those of the unit that is worst off,
-// of the leader when all are alike.
+// of the leader when all are alike. Where the cluster is to be archived, the messages say by whom, and how far behind.
 func NewAppStatus(name, version string, units []UnitStatus) AppStatus {
 	units = slices.Clone(units)
 	slices.SortFunc(units, func(a, b UnitStatus) int { return a.Unit.Compare(b.Unit) })
@@ -94,7 +99,63 @@ func NewAppStatus(name, version string, units []UnitStatus) AppStatus {
 	if alive < len(units) {
 		app.Scale = fmt.Sprintf("%d/%d", alive, len(units))
 	}
+	if text := archiveOfApp(units); text != "" {
+		app.Message = joinMessage(app.Message, text)
+	}
+	for i, u := range units {
+		if u.Archive != nil {
+			units[i].Message = joinMessage(u.Message, archiveOfUnit(*u.Archive))
+		}
+	}
 	return app
+}
+
+func joinMessage(message, more string) string {
+	if message == "" {
+		return more
+	}
+	return message + "; " + more
+}
+
+// archiveOfUnit is the part of a unit's message about its archiver.
+func archiveOfUnit(a api.Archive) string {
+	text := "archive " + a.Role
+	if a.Role == api.ArchiveArchiver {
+		text = "archiving, " + lag(a)
+	}
+	if a.Error != "" {
+		text += ": " + a.Error
+	}
+	return text
+}
+
+// archiveOfApp says who archives the cluster; "" where nobody shall.
+func archiveOfApp(units []UnitStatus) string {
+	wanted := false
+	var text []string
+	for _, u := range units {
+		if u.Archive == nil {
+			continue
+		}
+		wanted = true
+		if u.Archive.Role == api.ArchiveArchiver {
+			text = append(text, u.Unit.String()+" archives, "+lag(*u.Archive))
+		}
+	}
+	if wanted && len(text) == 0 {
+		return "nobody archives"
+	}
+	return strings.Join(text, "; ")
+}
+
+// lag tells how far an archive is behind its cluster.
+func lag(a api.Archive) string {
+	behind := time.Duration(a.LagSeconds * float64(time.Second))
+	round := 100 * time.Millisecond
+	if behind >= 10*time.Second {
+		round = time.Second
+	}
+	return behind.Round(round).String() + " behind"
 }
 
 // severity orders workload statuses by how much they ask for attention.

@@ -2,7 +2,10 @@ package juju
 
 import (
 	"bytes"
+	"strings"
 	"testing"
+
+	"github.com/holdfast-project/holdfast/internal/api"
 )
 
 func threeUnits(t *testing.T) []UnitStatus {
@@ -69,6 +72,47 @@ applications:
         public-address: 127.0.0.1
         root: /units/etcd/1
 `)
+}
+
+// TestArchiveInStatus: the messages say who archives and how far behind, or that nobody does.
+func TestArchiveInStatus(t *testing.T) {
+	standby, failed := &api.Archive{Enabled: true, Role: api.ArchiveStandby}, &api.Archive{Enabled: true, Role: api.ArchiveFailed, Error: "no rights"}
+	at := func(lag float64) *api.Archive {
+		return &api.Archive{Enabled: true, Role: api.ArchiveArchiver, LagSeconds: lag}
+	}
+	const well = "Healthy with 3 known peers"
+	for name, tt := range map[string]struct {
+		archives []*api.Archive // of etcd/0, etcd/1, which leads, and etcd/10
+		app      string
+		units    []string
+	}{
+		"not wanted":   {make([]*api.Archive, 3), well, []string{well, well, well}},
+		"one":          {[]*api.Archive{at(0.84), standby, standby}, well + "; etcd/0 archives, 800ms behind", []string{well + "; archiving, 800ms behind", well + "; archive standby", well + "; archive standby"}},
+		"far behind":   {[]*api.Archive{standby, at(75.4), nil}, well + "; etcd/1 archives, 1m15s behind", []string{well + "; archive standby", well + "; archiving, 1m15s behind", well}},
+		"nobody":       {[]*api.Archive{standby, failed, standby}, well + "; nobody archives", []string{well + "; archive standby", well + "; archive failed: no rights", well + "; archive standby"}},
+		"one too many": {[]*api.Archive{at(0), at(1.26), nil}, well + "; etcd/0 archives, 0s behind; etcd/1 archives, 1.3s behind", []string{well + "; archiving, 0s behind", well + "; archiving, 1.3s behind", well}},
+	} {
+		units := threeUnits(t)
+		units[1].Archive, units[2].Archive, units[0].Archive = tt.archives[0], tt.archives[1], tt.archives[2]
+		app := NewAppStatus("etcd", "3.7.3", units)
+		same(t, app.Message, tt.app)
+		for i, want := range tt.units {
+			if app.Units[i].Message != want {
+				t.Errorf("%s: %s says %q, want %q", name, app.Units[i].Unit, app.Units[i].Message, want)
+			}
+		}
+	}
+	units := threeUnits(t)[2:]
+	units[0].Archive = &api.Archive{Enabled: true, Role: api.ArchiveArchiver, Cluster: "prod", Timeline: "0123456789abcdef", Revision: 12, LagSeconds: 0.5, LagRevisions: 2, SpoolBytes: 300}
+	status := Status{Model: "default", Applications: []AppStatus{NewAppStatus("etcd", "3.7.3", units)}}
+	got := written(t, func(w *bytes.Buffer) error { return WriteStatus(w, JSON, status) })
+	if want := `"archive":{"enabled":true,"role":"archiver","cluster":"prod","timeline":"0123456789abcdef","revision":12,"lag-seconds":0.5,"lag-revisions":2,"spool-bytes":300}`; !strings.Contains(got, want) {
+		t.Errorf("%s\nwants %s", got, want)
+	}
+	got = written(t, func(w *bytes.Buffer) error { return WriteStatus(w, YAML, status) })
+	if want := "        archive:\n          enabled: true\n          role: archiver\n          cluster: prod\n          timeline: 0123456789abcdef\n          revision: 12\n          lag-seconds: 0.5\n          lag-revisions: 2\n          spool-bytes: 300\n"; !strings.Contains(got, want) {
+		t.Errorf("%s\nwants %s", got, want)
+	}
 }
 
 func TestNewAppStatus(t *testing.T) {

@@ -1,9 +1,13 @@
 package juju
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/holdfast-project/holdfast/internal/api"
+)
 
 // statusRecord is Status in JSON and YAML. The keys are those of juju status, so that scripts written for it go on
-// working; root is ours.
+// working; root and archive are ours.
 type statusRecord struct {
 	Model        modelRecord          `yaml:"model" json:"model"`
 	Applications map[string]appRecord `yaml:"applications" json:"applications"`
@@ -28,6 +32,7 @@ type unitRecord struct {
 	Ports    []string      `yaml:"open-ports,omitempty" json:"open-ports,omitempty"`
 	Address  string        `yaml:"public-address,omitempty" json:"public-address,omitempty"`
 	Root     string        `yaml:"root" json:"root"`
+	Archive  *api.Archive  `yaml:"archive,omitempty" json:"archive,omitempty"`
 }
 
 type currentRecord struct {
@@ -48,6 +53,7 @@ func newStatusRecord(s Status) statusRecord {
 				Ports:    u.Ports,
 				Address:  u.Address,
 				Root:     u.Root,
+				Archive:  u.Archive,
 			}
 		}
 		apps[app.Name] = appRecord{

@@ -27,6 +27,9 @@ import (
 // DialTimeout bounds one attempt to connect. A member on a healthy network answers in milliseconds.
 const DialTimeout = 5 * time.Second
 
+// window is how much a member may send before it was read, in bytes.
+const window = 4 << 20
+
 // ID is an etcd member or cluster id, written in hexadecimal as etcdctl does.
 type ID uint64
 
@@ -79,6 +82,9 @@ func Dial(endpoint string, config *tls.Config) (*Client, error) {
 		TLS:         config,
 		DialTimeout: DialTimeout,
 		Logger:      zap.NewNop(),
+		// A snapshot is hundreds of megabytes: with windows of 64 KiB a member waits for leave to go on all the time, which
+		// costs it a seventh more processor time.
+		DialOptions: []grpc.DialOption{grpc.WithReadBufferSize(256 << 10), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dial member %q: %w", endpoint, err)

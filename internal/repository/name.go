@@ -53,6 +53,12 @@ func CheckTimeline(text string) error {
 
 func newTimeline() Timeline { return Timeline(randomHex(8)) }
 
+// FirstTimeline is the timeline of the first snapshot of a cluster: whoever begins it, even several at once, begins the same
+// one. Later timelines are random.
+func (r *Repository) FirstTimeline(cluster, etcdCluster string) Timeline {
+	return Timeline(sumOf([]byte("first timeline\n" + r.document.Repository + "\n" + cluster + "\n" + etcdCluster))[:16])
+}
+
 // ID names one snapshot within its cluster: when its backup began, so that ids sort by time, and what tells it from others.
 type ID struct {
 	Time time.Time // UTC, whole seconds

@@ -75,13 +75,14 @@ type Lease struct {
 	ID       ID       `json:"id"`
 	Cluster  string   `json:"cluster"`
 	Timeline Timeline `json:"timeline"`
-	// Session is 16 hexadecimal digits that an archiver draws when it starts. It tells two on one host apart.
+	// Session is 16 hexadecimal digits that an archiver draws for its folder, and keeps. They tell two apart that sign with
+	// one key, and are the same again when one was restarted.
 	Session string `json:"session"`
 	// Revision is up to where its holder has archived the timeline; 0 when it has nothing of it.
 	Revision history.Revision `json:"revision"`
 	// AsOf is a time at which the cluster had Revision and no later one; left out when its holder did not know.
 	AsOf time.Time `json:"as-of,omitzero"`
-	// Release tells that the session has ended cleanly.
+	// Release tells that its holder has ended cleanly.
 	Release bool `json:"release"`
 	// Signer is who holds it.
 	Signer Fingerprint `json:"signer"`
@@ -177,7 +178,7 @@ func (l Lease) name() string {
 }
 
 func (l Lease) check() error {
-	if _, err := parseID(l.ID.String()); err != nil || !segmentRandom.MatchString(l.Session) {
+	if _, err := parseID(l.ID.String()); err != nil || CheckSession(l.Session) != nil {
 		return fmt.Errorf("its id is %q and its session %q, want 16 hexadecimal digits", l.ID, l.Session)
 	}
 	if l.Revision < 0 || l.Revision == 0 && !l.AsOf.IsZero() {
@@ -188,6 +189,14 @@ func (l Lease) check() error {
 
 // NewSession draws the session of an archiver.
 func NewSession() string { return randomHex(8) }
+
+// CheckSession tells whether a text is a session.
+func CheckSession(text string) error {
+	if !segmentRandom.MatchString(text) {
+		return fmt.Errorf("session %q is not 16 hexadecimal digits", text)
+	}
+	return nil
+}
 
 // NoteRead is one note that was fetched, or why it could not be believed.
 type NoteRead[N any] struct {

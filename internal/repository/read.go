@@ -84,6 +84,29 @@ func (r *Repository) Points(ctx context.Context, cluster string) (points []Point
 	return points, strange, nil
 }
 
+// NewestLive gives the manifest of the newest snapshot that was taken of a live cluster and can be believed; nil when there is
+// none. One that is damaged or forged is told to passedOver, which may be nil, and passed over: it must not keep backups from
+// being made. Those of a file, or whose manifest was lost, tell nothing of the life that the cluster is in.
+func (r *Repository) NewestLive(ctx context.Context, cluster string, passedOver func(error)) (*Manifest, error) {
+	points, _, err := r.Points(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	for _, point := range slices.Backward(points) {
+		manifest, err := r.Manifest(ctx, point)
+		switch {
+		case err == nil && manifest.Source.ClusterID != "":
+			return &manifest, nil
+		case err == nil:
+		case !errors.Is(err, ErrForged): // what only could not be reached may well be right, and then it decides
+			return nil, fmt.Errorf("look at the last backup: %w", err)
+		case passedOver != nil:
+			passedOver(err)
+		}
+	}
+	return nil, nil
+}
+
 // sortPoints puts points in the order of history. Within a timeline that is the order of revisions, whatever clocks said;
 // timelines follow each other in the order of their first snapshots.
 func sortPoints(points []Point) {

@@ -49,7 +49,9 @@ type Segment struct {
 	// RetainUntil is how long the store was asked to lock the objects; left out when it was not.
 	RetainUntil time.Time `json:"retain-until,omitzero"`
 
-	Signer Fingerprint `json:"signer"`
+	// Session is that of the archiver that wrote a live one, as in its Lease; left out of others.
+	Session string      `json:"session,omitempty"`
+	Signer  Fingerprint `json:"signer"`
 }
 
 // Plain is a segment file before it was sealed. Size is in bytes.
@@ -95,6 +97,8 @@ func (s Segment) check(repository string, point SegmentPoint) error {
 		return errors.New("its times are missing or not in order")
 	case s.Leases < 0 || s.Inputs < 0 || (s.Inputs == 0) != (s.Level == SegmentLive):
 		return errors.New("a count in it is not possible")
+	case s.Session != "" && (s.Level != SegmentLive || CheckSession(s.Session) != nil):
+		return fmt.Errorf("its session is %q", s.Session)
 	}
 	return nil
 }

@@ -280,6 +280,7 @@ func TestPublishRefuses(t *testing.T) {
 		"inputs of a live one": func(s *Segment) { s.Inputs = 1 },
 		"a merged one of none": func(s *Segment) { s.Level = SegmentHour },
 		"negative leases":      func(s *Segment) { s.Leases = -1 },
+		"a session":            func(s *Segment) { s.Session = "host-1" },
 	} {
 		bad := good.Segment
 		change(&bad)

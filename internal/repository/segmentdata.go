@@ -157,21 +157,55 @@ func (r *Repository) sameData(ctx context.Context, o Object) (bool, error) {
 // size and the sha256 of the manifest, its seal was whole, and so were the plain bytes. Otherwise the last error says what is
 // wrong: a Mismatch, seal.ErrCorrupt, seal.ErrNoIdentity. The reader is for one goroutine; its Close ends it at any time.
 func (r *Repository) OpenSegment(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
-	// A byte more than there should be, so that a longer object shows.
+	stored, err := r.StoredSegment(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return UnsealSegment(s, stored, identities)
+}
+
+// OpenSegmentLean is OpenSegment on one core, for whoever has many open at once: each keeps three frames, plain and packed.
+func (r *Repository) OpenSegmentLean(ctx context.Context, s Segment, identities []seal.Identity) (io.ReadCloser, error) {
+	stored, err := r.StoredSegment(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return unsealSegment(s, stored, identities, 1)
+}
+
+// StoredSegment gives the object of a segment as it is stored, for UnsealSegment: a byte more than the manifest says, if it is
+// there, so that a longer object shows. Nothing is checked.
+func (r *Repository) StoredSegment(ctx context.Context, s Segment) (io.ReadCloser, error) {
 	body, err := r.store.Open(ctx, s.Object.Name, 0, s.Object.Size+1)
 	if err != nil {
 		return nil, fmt.Errorf("open object %q: %w", s.Object.Name, err)
 	}
+	return body, nil
+}
+
+// UnsealSegment is OpenSegment for an object that StoredSegment gave. It sees to it that the object is closed, also when there
+// is an error.
+func UnsealSegment(s Segment, object io.ReadCloser, identities []seal.Identity) (io.ReadCloser, error) {
+	return unsealSegment(s, object, identities, 0)
+}
+
+func unsealSegment(s Segment, object io.ReadCloser, identities []seal.Identity, concurrency int) (io.ReadCloser, error) {
 	if s.Object.Encryption == None {
 		identities = nil
 	}
-	stored := &counted{Reader: io.LimitReader(body, s.Object.Size+1), sum: sha256.New()}
-	reader := &segmentReader{manifest: s, body: body, stored: stored, sum: sha256.New()}
-	reader.sealed, err = seal.NewReader(stored, seal.ReaderOptions{Identities: identities, PlainSize: s.Plain.Size})
+	stored := &counted{Reader: io.LimitReader(object, s.Object.Size+1), sum: sha256.New()}
+	reader := &segmentReader{manifest: s, body: object, stored: stored, sum: sha256.New()}
+	var err error
+	reader.sealed, err = seal.NewReader(stored, seal.ReaderOptions{Identities: identities, Concurrency: concurrency, PlainSize: s.Plain.Size})
 	if err != nil {
-		return nil, errors.Join(reader.end(err), body.Close())
+		return nil, errors.Join(reader.end(err), object.Close())
 	}
 	return reader, nil
+}
+
+// CheckStoredSegment reads the object of a segment and compares its size and sha256, as CheckStored does that of a snapshot.
+func (r *Repository) CheckStoredSegment(ctx context.Context, s Segment, observe io.Writer) error {
+	return r.copyObject(ctx, s.Object, io.Discard, observe)
 }
 
 type segmentReader struct {

@@ -160,6 +160,12 @@ type signerCache struct {
 	known map[string]signer
 }
 
+// Fresh gives the repository without what it remembers of signers, so that a revocation is seen which came since it was
+// opened.
+func (r *Repository) Fresh() *Repository {
+	return &Repository{store: r.store, document: r.document, cache: r.cache}
+}
+
 func (r *Repository) signer(ctx context.Context, f Fingerprint, role Role) (signer, error) {
 	name := signerName(f, role)
 	r.signers.mu.Lock()

@@ -21,6 +21,8 @@ type Item struct {
 	Pinned bool
 	// Proven means that a drill has proven it.
 	Proven bool
+	// Needed is what the snapshot is needed for, such as to restore from an archive; "" when for nothing.
+	Needed string
 	// Doubt is why the snapshot cannot be relied on, such as that it was found damaged; "" when it can. It is kept, for a
 	// person to look at, and takes the place of no other.
 	Doubt string
@@ -70,7 +72,8 @@ func (p Policy) periods() []period {
 }
 
 // Apply decides about the snapshots of one cluster, which are given in the order of history, oldest first; the decisions have
-// the same order. Whatever the policy, it keeps the newest, the last proven one, those with a pin and those in doubt.
+// the same order. Whatever the policy, it keeps the newest, the last proven one, those with a pin, those
+// that are needed and those in doubt.
 func (p Policy) Apply(items []Item, now time.Time) []Decision {
 	decisions := make([]Decision, len(items))
 	keep := func(i int, reason string) {
@@ -81,6 +84,9 @@ func (p Policy) Apply(items []Item, now time.Time) []Decision {
 	for i, item := range items {
 		if item.Pinned {
 			keep(i, "pinned")
+		}
+		if item.Needed != "" {
+			keep(i, item.Needed)
 		}
 		if item.Doubt != "" {
 			keep(i, "in doubt: "+item.Doubt)

@@ -80,9 +80,10 @@ func TestAlways(t *testing.T) {
 	list := items("2026-11-20 10:00", "2026-11-21 10:00", "2026-11-22 10:00", "2026-11-23 10:00", "2026-11-24 10:00")
 	list[0].Pinned = true
 	list[1].Proven = true
+	list[1].Needed = "base of the archive"
 	list[2].Proven = true
 	list[3].Doubt = "its manifest cannot be believed"
-	want := []string{"pinned", "", "the last proven", "in doubt: its manifest cannot be believed", "the newest, last 1"}
+	want := []string{"pinned", "base of the archive", "the last proven", "in doubt: its manifest cannot be believed", "the newest, last 1"}
 	for i, d := range (Policy{Last: 1}).Apply(list, at("2026-11-25 12:00")) {
 		if got := strings.Join(d.Reasons, ", "); got != want[i] {
 			t.Errorf("snapshot %d: %q, want %q", i, got, want[i])
@@ -114,7 +115,7 @@ func TestEveryPolicyKeeps(t *testing.T) {
 			if random.IntN(20) == 0 {
 				moment = now.Add(time.Duration(random.Int64N(int64(50 * 365 * 24 * time.Hour))))
 			}
-			list = append(list, Item{Time: moment, Pinned: random.IntN(10) == 0, Proven: random.IntN(5) == 0})
+			list = append(list, Item{Time: moment, Pinned: random.IntN(10) == 0, Needed: []string{"", "", "", "yes"}[random.IntN(4)], Proven: random.IntN(5) == 0})
 		}
 		if random.IntN(2) == 0 {
 			slices.SortFunc(list, func(a, b Item) int { return a.Time.Compare(b.Time) })

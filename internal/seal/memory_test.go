@@ -114,3 +114,48 @@ func TestSmallObjectsAreCheap(t *testing.T) {
 		t.Error("want at most 8 MiB")
 	}
 }
+
+// TestSharedMemory writes objects of many sizes one after the other, some of which are given up, in one memory: each is what a
+// Writer of its own makes, and together they take hardly more than one.
+func TestSharedMemory(t *testing.T) {
+	sizes := []int{1, 10_000, 3 << 20, 0, 500, 1 << 20, 1<<20 + 1, 70_000}
+	content := noise(3 << 20)
+	for _, workers := range []int{1, 2} {
+		var memory Memory
+		for i := range 4 * len(sizes) {
+			options := Options{Concurrency: workers, FrameSize: 1 << 20, Fast: i%5 == 4} // another kind now and then
+			plain := content[:sizes[i%len(sizes)]]
+			want := sealed(t, plain, options)
+			options.Memory = &memory
+			if i%7 == 3 {
+				w, err := NewWriter(io.Discard, options)
+				if err == nil {
+					_, err = w.Write(plain)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.Abort()
+				if memory.has && memory.kind == w.kind {
+					t.Error("the memory of a Writer that was given up is used again")
+				}
+			}
+			if got := sealed(t, plain, options); !bytes.Equal(got, want) {
+				t.Fatalf("object %d of %d bytes is another one in shared memory", i, len(plain))
+			}
+		}
+	}
+	var memory Memory
+	one := func() { sealed(t, content[:10_000], Options{Concurrency: 1, FrameSize: 1 << 20, Memory: &memory}) }
+	one()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const objects = 100
+	for range objects {
+		one()
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / objects; each > 100_000 {
+		t.Errorf("a small object leaves %d bytes of garbage", each)
+	}
+}

@@ -1,7 +1,6 @@
 package seal
 
 import (
-	"bufio"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -29,6 +28,8 @@ type Options struct {
 	FrameSize int
 	// Fast takes less time and makes larger objects. It is zstd all the same.
 	Fast bool
+	// Memory, when it is set, is shared with the Writers before and after this one.
+	Memory *Memory
 }
 
 // Writer seals a stream: an io.Writer for the plain bytes, which writes the object to another. It keeps
@@ -40,18 +41,18 @@ type Options struct {
 // for a write to dst that does not return.
 type Writer struct {
 	frameSize int
-	encoder   *zstd.Encoder
-	out       *bufio.Writer  // to dst
-	age       io.WriteCloser // to out; nil when the object is not encrypted
+	writerMemory
+	kind   memoryKind
+	shared *Memory        // where the memory goes in the end; may be nil
+	age    io.WriteCloser // to out, which goes to dst; nil when the object is not encrypted
 
-	raw         []byte // the frame that is being filled; nil when there is none
-	long        bool   // there was a full frame, so that another one will be full, too
-	raws, packs buffers
-	jobs        chan *packing // for the workers
-	order       chan *packing // the same frames in order, for the goroutine that writes
-	halt        *halt
-	running     sync.WaitGroup
-	index       []byte // entries of the frames that were written
+	raw     []byte        // the frame that is being filled; nil when there is none
+	long    bool          // there was a full frame, so that another one will be full, too
+	jobs    chan *packing // for the workers
+	order   chan *packing // the same frames in order, for the goroutine that writes
+	halt    *halt
+	running sync.WaitGroup
+	index   []byte // entries of the frames that were written
 
 	closed bool
 	result error // of Close
@@ -72,9 +73,7 @@ func NewWriter(dst io.Writer, opts Options) (*Writer, error) {
 		return nil, fmt.Errorf("seal object: %w", err)
 	}
 	w := &Writer{
-		frameSize: opts.FrameSize, out: bufio.NewWriterSize(dst, outBuffer),
-		// One frame of each worker, one that waits for a worker, and one that is filled or written.
-		raws: newBuffers(n + 2), packs: newBuffers(n + 2),
+		frameSize: opts.FrameSize, shared: opts.Memory,
 		jobs: make(chan *packing, n+2), order: make(chan *packing, n+2), halt: newHalt(),
 	}
 	switch {
@@ -83,10 +82,9 @@ func NewWriter(dst io.Writer, opts Options) (*Writer, error) {
 	case opts.FrameSize < 0 || opts.FrameSize > MaxFrame:
 		return nil, fmt.Errorf("seal object: frame size is %d bytes, want 1 to %d", opts.FrameSize, MaxFrame)
 	}
-	// The window comes before the level, which would halve the blocks to 64 KiB: as fast, and 1 % larger.
-	if w.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(n), zstd.WithWindowSize(windowFor(w.frameSize)),
-		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithNoEntropyCompression(opts.Fast), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true)); err != nil {
-		return nil, fmt.Errorf("seal object: %w", err)
+	w.kind = memoryKind{workers: n, window: windowFor(w.frameSize), fast: opts.Fast}
+	if w.writerMemory, err = opts.Memory.take(dst, w.kind); err != nil {
+		return nil, err
 	}
 	if len(opts.Recipients) > 0 {
 		if err := CheckRecipients(opts.Recipients); err != nil {
@@ -260,6 +258,9 @@ func (w *Writer) Close() error {
 	w.running.Wait()
 	if w.result = w.halt.reason(); w.result == nil {
 		w.result = w.finish()
+	}
+	if w.result == nil {
+		w.shared.give(w.kind, w.writerMemory)
 	}
 	return w.result
 }

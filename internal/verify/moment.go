@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
@@ -142,16 +143,16 @@ func (m Moment) space() int64 {
 }
 
 // restored is the chain in the words of restore: of the moment, or with its history up to the hash.
-func (m Moment) restored(withHistory bool) restore.Chain {
+func (m Moment) restored(withHistory bool) chain.Chain {
 	c := m.Chain
 	if withHistory {
 		c = m.Compared
 	}
-	return restore.Chain{Base: c.Base, Segments: c.Segments, Revision: c.Revision, KeepHistory: withHistory}
+	return chain.Chain{Base: c.Base, Segments: c.Segments, Revision: c.Revision, KeepHistory: withHistory}
 }
 
 func (r *MomentResult) onBench(ctx context.Context, repo *repository.Repository, m Moment, b *bench, o Options) error {
-	parts := restore.Parts{Repository: repo, Identities: o.Identities, Observe: o.Observe}
+	parts := chain.Parts{Repository: repo, Identities: o.Identities, Observe: o.Observe}
 	exact := filepath.Join(b.folder, "exact")
 	if _, err := b.replay(ctx, parts, m.restored(false), exact); err != nil {
 		return err
@@ -199,12 +200,12 @@ func (r *MomentResult) onBench(ctx context.Context, repo *repository.Repository,
 }
 
 // replay makes a backend file of a chain and reads all of it again.
-func (b *bench) replay(ctx context.Context, parts restore.Parts, chain restore.Chain, path string) (info snapshot.Info, err error) {
+func (b *bench) replay(ctx context.Context, parts chain.Parts, to chain.Chain, path string) (info snapshot.Info, err error) {
 	work := path + ".work"
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return info, err
 	}
-	_, err = parts.Backend(ctx, chain, path, work)
+	_, err = parts.Backend(ctx, to, path, work)
 	if err := errors.Join(err, os.RemoveAll(work)); err != nil {
 		return info, err
 	}

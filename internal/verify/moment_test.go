@@ -93,7 +93,7 @@ func (w *archived) archive(t *testing.T, hashEvery time.Duration, work func() hi
 		}
 	}
 	done := make(chan error, 1)
-	go func() { done <- archive.Run(ctx, w.Repository, w.writer, []*member.Client{w.client}, o) }()
+	go func() { done <- archive.Run(ctx, w.Repository, w.writer, archive.Fixed([]*member.Client{w.client}), o) }()
 	timeout := time.After(time.Minute)
 	select {
 	case <-began:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
+	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/file"
 )
 
@@ -69,58 +70,75 @@ func listSpeed(ctx context.Context, l *lab, r *report) error {
 // manySnapshots makes a repository with many small snapshots.
 func (l *lab) manySnapshots(ctx context.Context, folder string) error {
 	l.say("making a repository of %d snapshots", listed)
-	content, err := l.smallBackend(ctx)
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	store, err := file.Create(folder)
+	in, err := file.Create(folder)
 	if err != nil {
 		return err
 	}
-	root, err := repository.NewKey()
+	s, err := l.smallRepository(ctx, in)
 	if err != nil {
 		return err
 	}
-	repo, err := repository.Init(ctx, store, root, repository.None, nil)
-	if err != nil {
-		return err
-	}
-	writer, err := repository.OpenWriter(filepath.Join(l.dir, "many-signer"))
-	if err != nil {
-		return err
-	}
-	if err := repo.Enroll(ctx, root, writer.Public(), repository.RoleBackup, "bench"); err != nil {
-		return err
-	}
-	scanner := snapshot.NewScanner(snapshot.Options{})
-	if _, err := scanner.Write(content); err != nil {
-		return err
-	}
-	info, err := scanner.Finish()
-	if err != nil {
-		return err
-	}
-	manifest := repository.Manifest{Timeline: "0123456789abcdef", Content: repository.ContentOf(info), Source: repository.Source{EtcdVersion: "3.7.3"}}
 	begun := time.Now().Add(-listed * time.Hour)
 	for i := range listed {
-		upload, err := repo.Upload(ctx, "bench", repository.UploadOptions{Taken: begun.Add(time.Duration(i) * time.Hour)})
-		if err != nil {
-			return err
-		}
-		if _, err := upload.Write(content); err != nil {
-			return err
-		}
-		if err := upload.Finish(); err != nil {
-			return err
-		}
-		if _, err := upload.Publish(ctx, writer, manifest); err != nil {
+		if _, err := s.publish(ctx, begun.Add(time.Duration(i)*time.Hour)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// smallRepository is a repository without encryption, and a snapshot to put into it.
+type smallRepository struct {
+	*repository.Repository
+	writer   *repository.Writer
+	content  []byte
+	manifest repository.Manifest
+}
+
+// smallRepository makes one in a store.
+func (l *lab) smallRepository(ctx context.Context, in store.Store) (s *smallRepository, err error) {
+	s = &smallRepository{}
+	if s.content, err = l.smallBackend(ctx); err != nil {
+		return nil, err
+	}
+	root, err := repository.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	if s.Repository, err = repository.Init(ctx, in, root, repository.None, nil); err != nil {
+		return nil, err
+	}
+	if s.writer, err = repository.OpenWriter(filepath.Join(l.dir, "signer-"+s.Document().Repository)); err != nil {
+		return nil, err
+	}
+	if err := s.Enroll(ctx, root, s.writer.Public(), repository.RoleBackup, "bench"); err != nil {
+		return nil, err
+	}
+	scanner := snapshot.NewScanner(snapshot.Options{})
+	if _, err := scanner.Write(s.content); err != nil {
+		return nil, err
+	}
+	info, err := scanner.Finish()
+	s.manifest = repository.Manifest{Timeline: "0123456789abcdef", Content: repository.ContentOf(info), Source: repository.Source{EtcdVersion: "3.7.3"}}
+	return s, err
+}
+
+// publish puts the snapshot as one of a time.
+func (s *smallRepository) publish(ctx context.Context, taken time.Time) (repository.Manifest, error) {
+	upload, err := s.Upload(ctx, "bench", repository.UploadOptions{Taken: taken})
+	if err != nil {
+		return repository.Manifest{}, err
+	}
+	if _, err := upload.Write(s.content); err != nil {
+		return repository.Manifest{}, err
+	}
+	if err := upload.Finish(); err != nil {
+		return repository.Manifest{}, err
+	}
+	return upload.Publish(ctx, s.writer, s.manifest)
 }
 
 // smallBackend is the snapshot of an etcd with next to nothing in it.

@@ -43,6 +43,13 @@ func benches() []bench {
 		{"verify-speed", "How long does it take to verify a backup down to every page, compared with unzstd alone?", verifySpeed},
 		{"repository-restore", "How long does a restore out of a repository take, compared with etcdutl on the plain file?", repositoryRestore},
 		{"list-speed", "How long does the list of 10,000 snapshots take, in a folder and on an S3 server?", listSpeed},
+		{"moment-restore", "How much processor time does a restore of any moment take, compared with writing all events to a server once more?", momentRestore},
+		{"moment-memory", "How much memory do an archiver and a restore of any moment take, of a large database?", momentMemory},
+		{"archive-cost", "How much slower are a cluster's writers while it is archived, how much does the archiver take, and how far behind is it?", archiveCost},
+		{"archive-resume", "How long does an archiver that missed 100,000 revisions take to cover the cluster again, compared with a watch from there?", archiveResume},
+		{"archive-bytes", "How many bytes does a day of a cluster take, compared with an archive file each hour, and with the same events as JSON in gzip?", archiveBytes},
+		{"moment-far", "How long does a restore over 3,600 segments take from a store that answers after 30 ms, compared with reading them one by one?", momentFar},
+		{"plan-speed", "How long does the plan of a restore take over 10,000 and 86,400 segments?", planSpeed},
 	}
 }
 
@@ -50,6 +57,7 @@ func benches() []bench {
 type settings struct {
 	rounds  int
 	seed    uint64
+	long    bool
 	program string
 	out     string
 }
@@ -66,6 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.IntVar(&s.rounds, "rounds", 5, "how often each side runs")
 	flags.Uint64Var(&s.seed, "seed", 1, "seed of the data")
+	flags.BoolVar(&s.long, "long", false, "the variant of a bench that takes many minutes, where it has one")
 	flags.StringVar(&s.program, "program", filepath.Join("bin", "holdfast"), "the holdfast to measure")
 	flags.StringVar(&s.out, "out", "", "file for the report (default docs/bench/NAME.json)")
 	if err := flags.Parse(args); err != nil {

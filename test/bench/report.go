@@ -49,6 +49,8 @@ type dataset struct {
 	Puts         int   `json:"puts"`
 	Deletes      int   `json:"deletes"`
 	Leases       int   `json:"leases"`
+	// Events came after it was filled, where a bench archives them.
+	Events int64 `json:"events,omitempty"`
 }
 
 // round is one turn of every side.

@@ -103,6 +103,7 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/unit/record.go", "Record", "docs/formats/inventory.md"},
 		{"internal/config/config.go", "Agent", "docs/formats/agent-config.md"},
 		{"internal/config/machine.go", "Repository", "docs/formats/machine-config.md"},
+		{"internal/config/machine.go", "Archive", "docs/formats/machine-config.md"},
 		{"internal/cli/verify.go", "finding", "docs/contracts/verify.md"},
 		{"internal/repository/document.go", "Document", "docs/formats/repository.md"},
 		{"internal/repository/signer.go", "Enrolment", "docs/formats/repository.md"},
@@ -145,6 +146,8 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/cli/recover.go", "restored", "docs/contracts/repository.md"},
 		{"internal/cli/prune.go", "pruned", "docs/contracts/repository.md"},
 		{"internal/cli/prune.go", "pruneResult", "docs/contracts/repository.md"},
+		{"internal/cli/prunearchive.go", "prunedSegments", "docs/contracts/repository.md"},
+		{"internal/cli/merge.go", "merged", "docs/contracts/repository.md"},
 		{"internal/cli/repo.go", "signerInfo", "docs/contracts/repository.md"},
 		{"internal/cli/repo.go", "repositoryInfo", "docs/contracts/repository.md"},
 		{"internal/cli/transfer.go", "transferEvent", "docs/contracts/repository.md"},
@@ -152,6 +155,8 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/api/wire.go", "Unit", "docs/contracts/agent-api.md"},
 		{"internal/api/wire.go", "Etcd", "docs/contracts/agent-api.md"},
 		{"internal/api/wire.go", "Resource", "docs/contracts/agent-api.md"},
+		{"internal/api/wire.go", "Archive", "docs/contracts/agent-api.md"},
+		{"internal/api/wire.go", "ArchiveSnapshot", "docs/contracts/agent-api.md"},
 	}
 	tag := regexp.MustCompile("`(?:json|yaml):\"([a-z0-9_-]+)")
 	for _, test := range tests {

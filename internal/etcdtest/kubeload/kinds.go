@@ -20,6 +20,9 @@ const (
 	customResource
 	job
 	roleBinding
+	nodeLease
+	controllerLease
+	autoscaler
 )
 
 // shares tells how many of each hundred objects are of a kind.

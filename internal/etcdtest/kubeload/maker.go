@@ -18,6 +18,8 @@ type maker struct {
 	namespaces *rand.Rand
 	index      int
 	generation int
+	// at is when this generation was written, where that is not as changed would have it.
+	at time.Time
 }
 
 // object makes the object as a kind.
@@ -55,6 +57,12 @@ func (m maker) object(k kind) Op {
 		return m.job()
 	case roleBinding:
 		return m.roleBinding()
+	case nodeLease:
+		return m.nodeLease()
+	case controllerLease:
+		return m.controllerLease()
+	case autoscaler:
+		return m.autoscaler()
 	}
 	panic(fmt.Sprintf("kubeload: no maker for kind %d", k))
 }
@@ -81,6 +89,9 @@ func (m maker) created() time.Time { return epoch.Add(time.Duration(m.index) * t
 
 // changed is when this generation was written.
 func (m maker) changed() time.Time {
+	if !m.at.IsZero() {
+		return m.at
+	}
 	return m.created().Add(time.Duration(m.generation) * 10 * time.Second)
 }
 

@@ -47,8 +47,9 @@ func (m maker) node() Op {
 		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, LastHeartbeatTime: when, Reason: "Kubelet" + string(t), Message: "kubelet has reported"})
 	}
 	for range 40 { // a kubelet reports at most 50
+		image := "registry.example.com/" + m.base()
 		n.Status.Images = append(n.Status.Images, corev1.ContainerImage{
-			Names: []string{"registry.example.com/" + m.base() + "@sha256:" + hex(m.identity, 32)}, SizeBytes: int64(m.identity.IntN(1 << 30)),
+			Names: []string{image + "@sha256:" + hex(m.identity, 32), image + ":v1.36.3"}, SizeBytes: int64(m.identity.IntN(1 << 30)),
 		})
 	}
 	return Op{Key: "/registry/minions/" + name, Value: stored("v1", "Node", &n)}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -133,4 +134,35 @@ func (m maker) job() Op {
 		Status:     batchv1.JobStatus{Succeeded: 1},
 	}
 	return Op{Key: "/registry/jobs/" + ns + "/" + name, Value: stored("batch/v1", "Job", &j)}
+}
+
+// autoscaler makes a HorizontalPodAutoscaler, which notes what it sees each time that it looks.
+func (m maker) autoscaler() Op {
+	ns, name := m.namespaceName(), m.name()
+	when := metav1.NewTime(m.changed())
+	load, replicas := int32(m.state.IntN(100)), int32(2+m.identity.IntN(5))
+	h := autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: m.meta(name, ns, name),
+		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name},
+			MinReplicas:    new(int32(2)), MaxReplicas: 20,
+			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{
+				Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: new(int32(70))},
+			}}},
+		},
+		Status: autoscalingv2.HorizontalPodAutoscalerStatus{
+			LastScaleTime: &when, CurrentReplicas: replicas, DesiredReplicas: replicas,
+			CurrentMetrics: []autoscalingv2.MetricStatus{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricStatus{
+				Name: corev1.ResourceCPU, Current: autoscalingv2.MetricValueStatus{
+					AverageUtilization: &load, AverageValue: resource.NewMilliQuantity(int64(load)*10+int64(m.state.IntN(10)), resource.DecimalSI),
+				},
+			}}},
+		},
+	}
+	for _, t := range []autoscalingv2.HorizontalPodAutoscalerConditionType{autoscalingv2.AbleToScale, autoscalingv2.ScalingActive, autoscalingv2.ScalingLimited} {
+		h.Status.Conditions = append(h.Status.Conditions, autoscalingv2.HorizontalPodAutoscalerCondition{
+			Type: t, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(m.created()), Reason: "ReadyForNewScale", Message: "recommended size matches current size",
+		})
+	}
+	return Op{Key: "/registry/horizontalpodautoscalers/" + ns + "/" + name, Value: stored("autoscaling/v2", "HorizontalPodAutoscaler", &h)}
 }

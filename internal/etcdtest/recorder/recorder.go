@@ -40,6 +40,7 @@ type Recorder struct {
 	conns    map[net.Conn]bool
 	refuse   bool
 	delay    time.Duration
+	alter    func(method string, answer []byte) []byte
 	// open is closed while messages pass; nobody reads it otherwise than to wait.
 	open   chan struct{}
 	paused bool
@@ -124,6 +125,14 @@ func (r *Recorder) Delay(d time.Duration) {
 	r.delay = d
 }
 
+// Alter has a function change every answer from now on, so that the member lies; nil ends that. It is called from several
+// goroutines.
+func (r *Recorder) Alter(how func(method string, answer []byte) []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alter = how
+}
+
 // Cut drops all connections of clients. New ones are taken.
 func (r *Recorder) Cut() {
 	r.mu.Lock()
@@ -167,9 +176,16 @@ func (r *Recorder) forward(_ any, front grpc.ServerStream) error {
 		if err = back.RecvMsg(&message); err != nil {
 			break
 		}
-		if err = r.pass(ctx); err == nil {
-			err = front.SendMsg(&message)
+		if err = r.pass(ctx); err != nil {
+			break
 		}
+		r.mu.Lock()
+		alter := r.alter
+		r.mu.Unlock()
+		if alter != nil {
+			message = alter(method, message)
+		}
+		err = front.SendMsg(&message)
 	}
 	front.SetTrailer(back.Trailer())
 	if errors.Is(err, io.EOF) {

@@ -44,6 +44,8 @@ type Store struct {
 	root *os.Root
 	// sync is (*os.File).Sync, but in tests of what happens when it fails.
 	sync func(*os.File) error
+	// buffers are for copying: most objects are much smaller than one.
+	buffers sync.Pool
 
 	mu sync.Mutex
 	// durable are the folders whose names are known to be on the disk, so that not every Put syncs all those above it.
@@ -65,7 +67,10 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open folder of the store: %w", classified(err))
 	}
-	return &Store{root: root, sync: (*os.File).Sync, durable: map[string]bool{".": true}}, nil
+	return &Store{
+		root: root, sync: (*os.File).Sync, durable: map[string]bool{".": true},
+		buffers: sync.Pool{New: func() any { return new([copyBytes]byte) }},
+	}, nil
 }
 
 // Close lets go of the folder.
@@ -151,8 +156,10 @@ func (s *Store) create(folder, name string) (*os.File, error) {
 // write fills a new file with content, closes it, and has it on the disk on return.
 func (s *Store) write(ctx context.Context, file *os.File, content io.Reader) (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
+	buffer := s.buffers.Get().(*[copyBytes]byte)
+	defer s.buffers.Put(buffer)
 	// In steps, as the disk may be the one that an etcd syncs to.
-	if _, err := io.CopyBuffer(durable.NewStepwise(file), reader{ctx, content}, make([]byte, copyBytes)); err != nil {
+	if _, err := io.CopyBuffer(durable.NewStepwise(file), reader{ctx, content}, buffer[:]); err != nil {
 		return err
 	}
 	return s.sync(file)

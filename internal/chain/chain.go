@@ -1,4 +1,9 @@
-package restore
+// Package chain reads what leads to a revision out of a repository, a snapshot and the segments after it, and makes the backend
+// file of that revision.
+//
+// It joins repository, segment and replay, which do not know each other, for those that restore, export and verify. Its values
+// are safe for concurrent use. Not promised: that a chain is the best one; coverage finds it.
+package chain
 
 import (
 	"context"
@@ -60,11 +65,20 @@ func (p Parts) Backend(ctx context.Context, c Chain, path, work string) (replay.
 	if err != nil {
 		return replay.Result{}, err
 	}
-	var segments []replay.Segment
-	for _, s := range c.Segments {
-		segments = append(segments, replay.Segment{Range: s.Range(), Open: func(ctx context.Context) (replay.Events, error) { return p.open(ctx, s) }})
-	}
+	segments, end := p.segments(ctx, c)
+	defer end()
 	return replay.Backend(ctx, path, base, segments, replay.Options{Target: c.Revision, KeepHistory: c.KeepHistory, Work: work})
+}
+
+// segments are those of a chain, which are read ahead in the order in which replay opens them until end is called.
+func (p Parts) segments(ctx context.Context, c Chain) (list []replay.Segment, end func()) {
+	ahead := readAhead(ctx, c.Segments, p.Repository.StoredSegment)
+	for i, s := range c.Segments {
+		list = append(list, replay.Segment{Range: s.Range(), Open: func(ctx context.Context) (replay.Events, error) {
+			return p.open(s, func() (io.ReadCloser, error) { return ahead.open(ctx, i) })
+		}})
+	}
+	return list, ahead.end
 }
 
 // base brings the snapshot of a chain to the disk, and checks all of it.
@@ -89,8 +103,13 @@ type segmentEvents struct {
 	name history.Range
 }
 
-func (p Parts) open(ctx context.Context, s repository.Segment) (*segmentEvents, error) {
-	content, err := p.Repository.OpenSegment(ctx, s, p.Identities)
+// open opens a segment whose object stored gives.
+func (p Parts) open(s repository.Segment, stored func() (io.ReadCloser, error)) (*segmentEvents, error) {
+	var content io.ReadCloser
+	object, err := stored()
+	if err == nil {
+		content, err = repository.UnsealSegment(s, object, p.Identities)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("segment %s: %w", s.Range(), err)
 	}
@@ -122,7 +141,7 @@ func (e *segmentEvents) Close() error { return e.content.Close() }
 
 // Times gives the times within a segment. All of the segment is read, so that they are known to be what was stored.
 func (p Parts) Times(ctx context.Context, s repository.Segment) (spans []history.Span, err error) {
-	events, err := p.open(ctx, s)
+	events, err := p.open(s, func() (io.ReadCloser, error) { return p.Repository.StoredSegment(ctx, s) })
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,156 @@
+package moment
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// endTime is within what an archiver ends that is asked to.
+const endTime = 10 * time.Second
+
+// archiver runs holdfast archive as a process, again and again.
+type archiver struct {
+	p    *place
+	args []string
+	// log is what all of them said: JSON lines and errors.
+	log string
+
+	cmd     *exec.Cmd // nil while none runs
+	done    chan error
+	stopped bool // by SIGSTOP
+	kills   int
+}
+
+func newArchiver(t *testing.T, p *place, args ...string) *archiver {
+	t.Helper()
+	a := &archiver{p: p, args: append([]string{"archive", "--cluster", cluster, "--output", "json"}, args...), log: p.in("archiver.log")}
+	t.Cleanup(func() {
+		a.kill(t)
+		if log, err := os.ReadFile(a.log); t.Failed() && err == nil {
+			var told []string
+			for line := range strings.Lines(string(log)) {
+				if !strings.Contains(line, `"stored"`) {
+					told = append(told, line)
+				}
+			}
+			t.Logf("the archivers said last:\n%s", strings.Join(told[max(0, len(told)-100):], ""))
+		}
+	})
+	return a
+}
+
+func (a *archiver) running() bool { return a.cmd != nil }
+
+// start runs one; it does nothing while one runs.
+func (a *archiver) start(t testing.TB) {
+	t.Helper()
+	if a.running() {
+		return
+	}
+	log, err := os.OpenFile(a.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	must(t, err)
+	defer log.Close()
+	cmd := exec.Command(a.p.Program, a.args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = a.p.Environment(), log, log
+	must(t, cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	a.cmd, a.done, a.stopped = cmd, done, false
+}
+
+// signal reaches the process, which must be there still.
+func (a *archiver) signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	select {
+	case err := <-a.done:
+		a.done <- err
+		t.Fatalf("the archiver ended by itself: %v", err)
+	default:
+	}
+	must(t, a.cmd.Process.Signal(s))
+}
+
+// kill ends one as a crash does.
+func (a *archiver) kill(t testing.TB) {
+	t.Helper()
+	if a.running() {
+		_ = a.cmd.Process.Kill() // it may have ended by itself, which signal tells
+		<-a.done
+		a.cmd = nil
+		a.kills++
+	}
+}
+
+// end asks one to end, which it does in time and without an error.
+func (a *archiver) end(t testing.TB) {
+	t.Helper()
+	if !a.running() {
+		return
+	}
+	a.goOn(t)
+	poll(t, "the archiver listens to signals", func() bool { return a.listens(t) })
+	a.signal(t, syscall.SIGTERM)
+	began := time.Now()
+	select {
+	case err := <-a.done:
+		a.cmd = nil
+		if err != nil {
+			t.Errorf("it was asked to end: %v", err)
+		}
+		if took := time.Since(began); took > endTime {
+			t.Errorf("it took %s to end", took)
+		}
+	case <-time.After(2 * endTime):
+		a.kill(t)
+		t.Fatalf("it did not end within %s", 2*endTime)
+	}
+}
+
+// told counts the events of a kind.
+func (a *archiver) told(t testing.TB, event string) (n int) {
+	t.Helper()
+	log, err := os.ReadFile(a.log)
+	must(t, err)
+	for line := range bytes.Lines(log) {
+		var said struct{ Event string }
+		if json.Unmarshal(line, &said) == nil && said.Event == event { // a kill cuts a line, and errors are none
+			n++
+		}
+	}
+	return n
+}
+
+// stop lets one do nothing until goOn, or its end.
+func (a *archiver) stop(t testing.TB) {
+	t.Helper()
+	a.signal(t, syscall.SIGSTOP)
+	a.stopped = true
+}
+
+func (a *archiver) goOn(t testing.TB) {
+	t.Helper()
+	if a.running() && a.stopped {
+		a.signal(t, syscall.SIGCONT)
+		a.stopped = false
+	}
+}
+
+// listens tells whether the process has begun to take SIGTERM by itself; before, it just dies of it.
+func (a *archiver) listens(t testing.TB) bool {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	must(t, err)
+	_, mask, _ := strings.Cut(string(status), "SigCgt:")
+	mask, _, _ = strings.Cut(mask, "\n")
+	caught, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+	must(t, err)
+	return caught&(1<<(syscall.SIGTERM-1)) != 0
+}
