@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -74,6 +75,13 @@ func TestBrokenStream(t *testing.T) {
 	last = put(t, server, 10)
 	r.storedSegment(last)
 	r.stop()
+	discontinuous := r.count(func(e Event) bool {
+		_, is := errors.AsType[*capture.Discontinuous](e.Trouble)
+		return is
+	})
+	if discontinuous != 1+mostBroken || mostBroken != 2 {
+		t.Errorf("it broke %d times\n%s", discontinuous, r)
+	}
 	if r.count(isBroken) != 1 || r.count(isSnapshot) != 2 || r.count(isGap) != 0 {
 		t.Errorf("the broken stream\n%s", r)
 	}

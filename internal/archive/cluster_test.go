@@ -15,6 +15,7 @@ import (
 
 // TestCluster: whatever happens to the member that is read, capture goes on over another one, and nothing is missing.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	for _, minor := range []string{"3.5", "3.7"} {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()

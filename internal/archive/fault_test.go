@@ -104,6 +104,7 @@ func compactAt(t testing.TB, server *etcdtest.Server, revision int64) {
 // TestStoreFaults: each call of an archiver to its store fails in each way. Nothing is lost, nothing is there twice, the
 // spool drains.
 func TestStoreFaults(t *testing.T) {
+	t.Parallel()
 	for name, how := range map[string][]faultstore.Fault{
 		"before":      {{Do: faultstore.Fail}},
 		"lost answer": {{Do: faultstore.Lose}},
@@ -246,6 +247,7 @@ func isFull(e Event) bool { return errors.Is(e.Trouble, errFull) }
 // TestStoreDown: while the store is down the spool takes what comes, also over a new connection; when it is full, the watch
 // is closed, and opens again.
 func TestStoreDown(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		full, compact bool
 	}{
@@ -357,6 +359,7 @@ func poll(t testing.TB, what string, holds func() bool) {
 // TestFullBeforeSnapshot: the spool gets full while the first snapshot is on its way, which must not end in a standstill;
 // neither when that snapshot fails.
 func TestFullBeforeSnapshot(t *testing.T) {
+	t.Parallel()
 	for name, failure := range map[string]error{"it works": nil, "it fails": errors.New("no snapshot this time")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

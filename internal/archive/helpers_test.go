@@ -3,10 +3,14 @@ package archive
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +28,16 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/mem"
 )
+
+// TestMain lets more tests run at once than there are processors: they wait for most of their time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	atOnce := max(6, runtime.GOMAXPROCS(0))
+	if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()

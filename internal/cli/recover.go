@@ -85,7 +85,11 @@ func (a *app) export() *cobra.Command {
 			if f.output == "json" {
 				return json.NewEncoder(a.Stdout).Encode(exported{File: target, Format: format, ID: r.chain.Base.ID.Long(), Cluster: r.cluster, Revision: int64(r.chain.Revision)})
 			}
-			fmt.Fprintf(a.Stderr, "%s of cluster %s, revision %s, is in %s\n", r.asked, r.cluster, r.chain.Revision, target)
+			which := fmt.Sprintf("%s of cluster %s", r.asked, r.cluster)
+			if t.revision == 0 {
+				which += fmt.Sprintf(", revision %s,", r.chain.Revision)
+			}
+			fmt.Fprintf(a.Stderr, "%s is in %s\n", which, target)
 			return nil
 		},
 	}

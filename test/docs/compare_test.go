@@ -26,7 +26,7 @@ func variables() []variable {
 		{"removed", `removed/[a-z-]+-\d+-\d{8}-\d{6}`, true},
 		{"uuid", `\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`, true},
 		{"sha256", `\b[0-9a-f]{64}\b`, true},
-		{"time", date + `[ T]` + clock + `(?:\.\d+)?(?: \+0000 UTC|Z)?`, false},
+		{"time", date + `[ T]` + clock + `(?:\.\d+)?(?: \+0000 UTC|Z(?:-[0-9a-f]{8})?)?`, false}, // with the digits of a snapshot's id
 		{"clock", `\b` + clock + `\b`, false},
 		{"address", `\b127\.0\.0\.1:\d+\b`, false},
 		{"port", `\b\d{5}/tcp\b`, false},

@@ -127,8 +127,19 @@ func TestFieldsAreTold(t *testing.T) {
 		{"internal/repository/note.go", "Hashes", "docs/formats/repository.md"},
 		{"internal/repository/note.go", "MemberHash", "docs/formats/repository.md"},
 		{"internal/repository/note.go", "Lease", "docs/formats/repository.md"},
+		{"internal/repository/drill.go", "Drill", "docs/formats/repository.md"},
 		{"internal/repository/check.go", "CheckResult", "docs/contracts/repository.md"},
 		{"internal/cli/list.go", "listed", "docs/contracts/repository.md"},
+		{"internal/cli/coverage.go", "listedArchive", "docs/contracts/repository.md"},
+		{"internal/cli/coverage.go", "listedWindow", "docs/contracts/repository.md"},
+		{"internal/cli/coverage.go", "listedHole", "docs/contracts/repository.md"},
+		{"internal/cli/coverage.go", "listedRange", "docs/contracts/repository.md"},
+		{"internal/cli/coverage.go", "listedArchiver", "docs/contracts/repository.md"},
+		{"internal/cli/coverage.go", "listedHashes", "docs/contracts/repository.md"},
+		{"internal/cli/archive.go", "archiveLine", "docs/contracts/repository.md"},
+		{"internal/cli/target.go", "momentPlan", "docs/contracts/repository.md"},
+		{"internal/cli/verifyarchive.go", "verifiedArchive", "docs/contracts/repository.md"},
+		{"internal/cli/verifymoment.go", "verifiedMoment", "docs/contracts/repository.md"},
 		{"internal/cli/verifyrepo.go", "verified", "docs/contracts/repository.md"},
 		{"internal/cli/verifyrepo.go", "verifiedResource", "docs/contracts/repository.md"},
 		{"internal/cli/recover.go", "exported", "docs/contracts/repository.md"},
@@ -161,6 +172,28 @@ func TestFieldsAreTold(t *testing.T) {
 				t.Errorf("%s does not tell of %q of %s", test.document, field[1], test.structure)
 			}
 		}
+	}
+}
+
+// TestArchiveEventsAreTold: each event of archive --output json is in the document, and no other.
+func TestArchiveEventsAreTold(t *testing.T) {
+	var want []string
+	for _, match := range regexp.MustCompile(`\bset\("([a-z-]+)"`).FindAllStringSubmatch(readSource(t, "internal/cli/archive.go"), -1) {
+		want = append(want, match[1])
+	}
+	_, table, _ := strings.Cut(readSource(t, "docs/contracts/repository.md"), "| `event` of `archive` | |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var got []string
+	for line := range strings.SplitSeq(table, "\n") {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+		for name := range strings.SplitSeq(cell, ", ") {
+			got = append(got, strings.Trim(name, "`"))
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" || len(want) < 5 {
+		t.Errorf("events of archive (-internal/cli/archive.go +document):\n%s", diff)
 	}
 }
 

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-project/holdfast/internal/archive"
+	"github.com/holdfast-project/holdfast/internal/coverage"
+	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/repository"
+)
+
+const testLine = repository.Timeline("00000000000000aa")
+
+// linesOf are two timelines of a cluster, the newest with a lost gap, an hour and a minute ago.
+func linesOf(now time.Time) []archivedLine {
+	at := func(ago time.Duration) time.Time { return now.Add(-ago).UTC().Truncate(time.Millisecond) }
+	snapshot := func(id repository.Timeline, compact, revision history.Revision, ago time.Duration) repository.Manifest {
+		m := repository.Manifest{Timeline: id, Started: at(ago), Completed: at(ago)}
+		m.Content.CompactRevision, m.Content.Revision = compact, revision
+		return m
+	}
+	live := func(id repository.Timeline, first, last history.Revision, ago time.Duration) repository.Segment {
+		return repository.Segment{Timeline: id, First: first, Last: last, FirstTime: at(ago), LastTime: at(ago), Completed: at(ago), Exact: true, Signer: repository.Fingerprint(strings.Repeat("ab", 32))}
+	}
+	older := repository.Timeline("00000000000000bb")
+	list := coverage.Of(
+		[]repository.Manifest{snapshot(older, 0, 5, 50*time.Hour), snapshot(testLine, 0, 10, 3*time.Hour), snapshot(testLine, 31, 31, time.Hour)},
+		[]repository.Segment{live(older, 6, 9, 49*time.Hour), live(testLine, 11, 20, 2*time.Hour), live(testLine, 32, 40, time.Minute), live(testLine, 50, 51, time.Second)}, nil)
+	notes := coverage.Notes{Gaps: []repository.Gap{{Timeline: testLine, First: 21, Last: 30, Noticed: at(time.Hour), Reason: "compacted"}}}
+	var lines []archivedLine
+	for i, t := range list {
+		lines = append(lines, archivedLine{cluster: "prod", line: t, holes: t.Holes(notes), newest: i == len(list)-1})
+	}
+	return lines
+}
+
+// TestArchiveLimits: what of an archive is beyond a limit is named, and only that.
+func TestArchiveLimits(t *testing.T) {
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		flags listFlags
+		lines []archivedLine
+		says  []string
+	}{
+		"none":             {listFlags{}, linesOf(now), nil},
+		"in time":          {listFlags{maxLag: 2 * time.Minute}, linesOf(now), nil},
+		"late":             {listFlags{maxLag: 30 * time.Second}, linesOf(now), []string{"more than 30s ago"}},
+		"gap long ago":     {listFlags{gaplessWithin: time.Second}, linesOf(now), nil},
+		"gap":              {listFlags{gaplessWithin: 2 * time.Hour}, linesOf(now), []string{"revisions 21-30 cannot be restored", "revisions 41-49 cannot be restored"}},
+		"no archive":       {listFlags{maxLag: time.Minute}, nil, []string{"there is no archive"}},
+		"of an older life": {listFlags{gaplessWithin: time.Hour}, linesOf(now)[:1], []string{"there is no archive"}},
+	} {
+		late := tt.flags.archiveOverdue("prod", tt.lines, now)
+		if len(late) != len(tt.says) {
+			t.Errorf("%s: %v", name, late)
+			continue
+		}
+		for i, says := range tt.says {
+			if !strings.Contains(late[i].Error(), says) {
+				t.Errorf("%s: %v, want %q", name, late[i], says)
+			}
+		}
+	}
+}
+
+// TestArchiveText is what a person reads about an archive, and what is a finding in it.
+func TestArchiveText(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	lines := linesOf(now)
+	newest := &lines[1]
+	newest.hashes = &repository.Hashes{Revision: 38, Taken: now.Add(-5 * time.Minute), Suspects: []string{"a2"},
+		Members: []repository.MemberHash{{MemberID: "a1", Name: "etcd-0"}, {MemberID: "a2", Name: "etcd-1"}, {MemberID: "a3"}}}
+	newest.lease = &repository.Lease{Revision: 40, ID: repository.ID{Time: now.Add(-4 * time.Second)}, Signer: repository.Fingerprint(strings.Repeat("cd", 32))}
+	drill := func(revision, first, last history.Revision, ago time.Duration, passed bool) repository.Drill {
+		d := repository.Drill{Revision: revision, First: first, Last: last, Started: now.Add(-ago), Passed: passed, Compared: passed}
+		if !passed {
+			d.Problem = "it is damaged"
+		}
+		return d
+	}
+	newest.drills = []repository.Drill{
+		drill(12, 1, 15, 3*time.Hour, false), drill(13, 1, 18, 2*time.Hour, true), drill(33, 31, 35, time.Hour, false), drill(34, 34, 36, time.Minute, true),
+	}
+	var out bytes.Buffer
+	if err := writeArchives(&out, lines, now); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+Cluster  Timeline          Revisions  From                      To                        Restorable
+prod     00000000000000bb  1-9        2026-11-20T10:00:00.000Z  2026-11-20T11:00:00.000Z  every revision
+prod     00000000000000aa  1-20       2026-11-22T09:00:00.000Z  2026-11-22T10:00:00.000Z  every revision
+prod     00000000000000aa  21-30                                                          LOST: compacted
+prod     00000000000000aa  31-40      2026-11-22T11:00:00.000Z  2026-11-22T11:59:00.000Z  every revision
+prod     00000000000000aa  41-49                                                          MISSING
+prod     00000000000000aa  50-51                                                          no, no snapshot leads to it
+
+archive of cluster prod, timeline 00000000000000bb
+  newest     revision 9; nothing came after it until 2026-11-20T11:00:00.000Z, 2d ago
+  archiver   signer abababababababab, last heard of at revision 9, 2d ago
+  accounts   users, roles and members are known as of revision 5, 2d ago
+
+archive of cluster prod, timeline 00000000000000aa
+  newest     revision 40; nothing came after it until 2026-11-22T11:59:00.000Z, 1m ago
+  archiver   signer abababababababab, last heard of at revision 51, just now
+  members    SUSPECT: they differ at revision 38, 5m ago: etcd-1 (a2)
+  accounts   users, roles and members are known as of revision 31, 1h ago
+  proven     up to revision 36, 1m ago
+  proven     NOT: a drill of revision 33 failed, 1h ago
+`
+	if out.String() != want {
+		t.Errorf("it says\n%s\nwant\n%s", out.String(), want)
+	}
+	var found []string
+	for _, line := range lines {
+		for _, err := range line.findings() {
+			found = append(found, err.Error())
+		}
+	}
+	all := strings.Join(found, "\n")
+	for _, says := range []string{"revisions 41-49 are missing", "restored are revisions 1-20, 31-40", "a drill of revision 33 failed", "differed at revision 38", "etcd-1 (a2)"} {
+		if !strings.Contains(all, says) {
+			t.Errorf("findings do not say %q:\n%s", says, all)
+		}
+	}
+	if len(found) != 3 || lines[0].findings() != nil {
+		t.Errorf("findings are\n%s", all)
+	}
+	listed, err := json.Marshal(newest.listed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{
+		`"covered":[{"first":1,"last":20,"from":"2026-11-22T09:00:00.000Z","to":"2026-11-22T10:00:00.000Z","archived":true},`, `"cause":"lost","reason":"compacted","since":"2026-11-22T11:00:00.000Z"`,
+		`"orphans":[{"first":50,"last":51}],"segments":3,"newest-revision":40`, `"accounts-revision":31`, `"equal":false,"suspects":["a2"]`, `"proven-revision":36`,
+	} {
+		if !strings.Contains(string(listed), says) {
+			t.Errorf("JSON lacks %s: %s", says, listed)
+		}
+	}
+}
+
+// TestArchiveLog: without a terminal there is a line each minute and none for each segment; as JSON there is one for each.
+func TestArchiveLog(t *testing.T) {
+	now := time.Now()
+	events := []archive.Event{
+		{Watching: &archive.Watching{Endpoint: "https://a", Role: "follower", From: 5, Behind: 2}},
+		{Stored: &archive.Stored{Segment: repository.Segment{First: 5, Last: 9}, Lag: time.Second}},
+		{Progress: &archive.Progress{Revision: 9, Read: 9, AsOf: now}},
+		{Progress: &archive.Progress{Revision: 9, Read: 20, Waiting: 1000}},
+		{Ended: &archive.Progress{Revision: 20, Read: 20, AsOf: now}},
+		{Ended: &archive.Progress{}},
+	}
+	for _, tt := range []struct {
+		json, quiet bool
+		out, talk   int
+	}{{talk: 5}, {json: true, out: 6}, {quiet: true, talk: 3}} {
+		var out, talk bytes.Buffer
+		log := archiveLog{&app{Environment: Environment{Stdout: &out, Stderr: &talk}}, tt.json, tt.quiet}
+		for _, e := range events {
+			log.say(e)
+		}
+		if strings.Count(out.String(), "\n") != tt.out || strings.Count(talk.String(), "\n") != tt.talk {
+			t.Errorf("json %v, quiet %v: it says\n%s%s", tt.json, tt.quiet, out.String(), talk.String())
+		}
+		if tt.json || tt.quiet {
+			continue
+		}
+		for _, says := range []string{
+			"goes on: everything up to revision 9 is stored; 0s ago nothing came after it\n", "goes on: everything up to revision 9 is stored, up to 20 is read; 1.0 kB wait for the store\n",
+			"ended: everything up to revision 20 is stored; ", "ended: nothing is stored yet\n",
+		} {
+			if !strings.Contains(talk.String(), says) {
+				t.Errorf("it does not say %q:\n%s", says, talk.String())
+			}
+		}
+	}
+}
+
+// TestRandomMoment gives only what can be restored, and all of it in the end.
+func TestRandomMoment(t *testing.T) {
+	lines := linesOf(time.Now())
+	timelines := []coverage.Timeline{lines[0].line, lines[1].line}
+	seen := map[history.Revision]bool{}
+	for range 5000 {
+		revision, timeline, err := randomMoment(timelines)
+		if err != nil || timeline != testLine {
+			t.Fatalf("revision %s of timeline %q, %v", revision, timeline, err)
+		}
+		seen[revision] = true
+	}
+	for r := history.Revision(1); r <= 51; r++ {
+		if want := r <= 20 || 31 <= r && r <= 40; seen[r] != want {
+			t.Errorf("revision %s was given: %v", r, seen[r])
+		}
+	}
+	if _, _, err := randomMoment(nil); err == nil {
+		t.Error("a moment of nothing")
+	}
+}
+
+// TestMomentUsage: what cannot be meant is refused before anything is opened.
+func TestMomentUsage(t *testing.T) {
+	for line, says := range map[string]string{
+		"verify --at 10:04": "need --level drill", "verify --level checksum --revision 3": "need --level drill", "verify --level drill --timeline 00000000000000aa": "--timeline needs",
+		"verify --level drill --revision 3 latest": "exclude", "verify --level drill --revision 3 --sample 10%": "--sample", "verify --level drill --at whenever": "want one like",
+		"verify --level drill --at 10:04 --revision 3": "want one of", "restore --latest --data-dir x --initial-cluster a=http://a,b=http://b": "same token",
+	} {
+		if code, out, talk := invoke(t, "holdfast", t.TempDir(), strings.Fields(line+" --repo file:///nonexistent")...); code != 2 || out != "" || !strings.Contains(talk, says) {
+			t.Errorf("%s: exit code %d, %s%s", line, code, out, fmt.Sprintf("%q", talk))
+		}
+	}
+}
