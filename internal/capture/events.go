@@ -97,6 +97,8 @@ type Events struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stream pb.Watch_WatchClient
+	// connection is what the stream is on, to be closed after it; nil when it is the caller's.
+	connection io.Closer
 	// arrivals come from receive, which closes done when it has ended.
 	arrivals chan arrival
 	done     chan struct{}
@@ -128,11 +130,18 @@ type arrival struct {
 //
 // Refusals are *Compacted, *Denied, ErrAhead, ErrOtherCluster and ErrTermFell; ErrSilent when there is no answer. A member
 // that takes longer than a second to see that it is compacted says so at the first Next.
+//
+// It makes a connection of its own, which gathers events for some milliseconds: see member.Client.Gathering.
 func OpenEvents(ctx context.Context, client *member.Client, from history.Revision, o EventsOptions) (*Events, error) {
-	e, err := openEvents(ctx, pb.NewWatchClient(client.Conn()), from, o)
+	own, err := client.Gathering()
 	if err != nil {
-		return nil, fmt.Errorf("open events of %s: %w", client.Endpoint(), err)
+		return nil, err
 	}
+	e, err := openEvents(ctx, pb.NewWatchClient(own.Conn()), from, o)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open events of %s: %w", client.Endpoint(), err), own.Close())
+	}
+	e.connection = own
 	return e, nil
 }
 
@@ -366,7 +375,12 @@ func (e *Events) hold() error {
 func (e *Events) Close() error {
 	e.cancel(context.Canceled)
 	<-e.done
-	return nil
+	if e.connection == nil {
+		return nil
+	}
+	own := e.connection
+	e.connection = nil // so that it may be closed again
+	return own.Close()
 }
 
 // explain puts the cause of a cancelled stream in the place of gRPC's word for it.

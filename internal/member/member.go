@@ -71,12 +71,15 @@ var ErrNotSupported = errors.New("not supported by this version of etcd")
 // Client is a connection to one member.
 type Client struct {
 	endpoint string
+	config   *tls.Config
 	etcd     *clientv3.Client
 }
 
 // Dial prepares a client of the member at endpoint, a client URL. It does not wait for the connection: that nobody is there
 // shows at the first call. config may be nil for plain http. The caller closes the client.
-func Dial(endpoint string, config *tls.Config) (*Client, error) {
+func Dial(endpoint string, config *tls.Config) (*Client, error) { return dialWith(endpoint, config) }
+
+func dialWith(endpoint string, config *tls.Config, more ...grpc.DialOption) (*Client, error) {
 	etcd, err := clientv3.New(clientv3.Config{
 		Endpoints:   []string{endpoint},
 		TLS:         config,
@@ -84,12 +87,14 @@ func Dial(endpoint string, config *tls.Config) (*Client, error) {
 		Logger:      zap.NewNop(),
 		// A snapshot is hundreds of megabytes: with windows of 64 KiB a member waits for leave to go on all the time, which
 		// costs it a seventh more processor time.
-		DialOptions: []grpc.DialOption{grpc.WithReadBufferSize(256 << 10), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window)},
+		DialOptions: append([]grpc.DialOption{
+			grpc.WithReadBufferSize(256 << 10), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
+		}, more...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dial member %q: %w", endpoint, err)
 	}
-	return &Client{endpoint: endpoint, etcd: etcd}, nil
+	return &Client{endpoint: endpoint, config: config, etcd: etcd}, nil
 }
 
 // Close ends the connection.

@@ -55,6 +55,10 @@ func TestGates(t *testing.T) {
 	if r.held() || r.Gates[1].Got != 8 {
 		t.Errorf("gate is %+v, want it missed with 8", r.Gates[1])
 	}
+	r.gateMedian("wall_s", "a", 4)
+	if !r.Gates[2].Held || r.Gates[2].Got != 4 {
+		t.Errorf("gate is %+v, want it held with 4", r.Gates[2])
+	}
 	if err := r.finish(); err != nil {
 		t.Fatal(err)
 	}

@@ -136,6 +136,12 @@ func (r *report) gateMost(figure, of string, most float64) {
 	r.gate(fmt.Sprintf("%s of %q", figure, of), "largest", values, slices.Max(values), most)
 }
 
+// gateMedian bounds the median over the rounds of a figure of one side.
+func (r *report) gateMedian(figure, of string, most float64) {
+	values := r.values(of, figure)
+	r.gate(fmt.Sprintf("%s of %q", figure, of), "median", values, median(values), most)
+}
+
 func (r *report) gate(what, rule string, values []float64, got, most float64) {
 	r.Gates = append(r.Gates, gate{What: what, Rule: rule, Values: values, Got: got, Most: most, Held: got <= most})
 }
