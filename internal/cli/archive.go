@@ -181,6 +181,8 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 		set("standby", 0, int64(e.Standby.Revision), "another archiver, signer %s, has come to revision %s: waiting while it is at work", e.Standby.Signer.Short(), e.Standby.Revision)
 	case e.Begun != nil && e.Begun.Before != nil:
 		set("begun", 0, int64(e.Begun.Revision), "the other archiver, signer %s, is silent: taking over from revision %s", e.Begun.Before.Signer.Short(), e.Begun.Revision)
+	case e.Begun != nil && e.Begun.Revision == 0:
+		set("begun", 0, 0, "archiving timeline %s, of which nothing is archived yet", e.Begun.Timeline)
 	case e.Begun != nil:
 		set("begun", 0, int64(e.Begun.Revision), "archiving timeline %s, which is archived up to revision %s", e.Begun.Timeline, e.Begun.Revision)
 	case e.Merged != nil:

@@ -30,7 +30,7 @@ func TestNotes(t *testing.T) {
 	session := NewSession()
 	var leases []Lease
 	for i := range 5 {
-		l, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prod", Timeline: line, Session: session, Release: i == 4})
+		l, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prod", Timeline: line, Session: session, Revision: history.Revision(10 * i), Release: i == 4})
 		must(t, err)
 		if i > 0 && l.ID.compare(leases[i-1].ID) < 0 {
 			t.Errorf("lease %s is before %s", l.ID, leases[i-1].ID)
@@ -57,7 +57,7 @@ func TestNotes(t *testing.T) {
 	if got := notesIn(t, readLeases); len(got) != 3 || got[2].Session != session {
 		t.Errorf("newest leases %+v", got)
 	}
-	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.ID != leases[0].ID {
+	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.ID != leases[1].ID {
 		t.Errorf("first lease %+v, %v", first, err)
 	}
 	if first, err := r.FirstLease(t.Context(), "other", line); err != nil || first != nil {
