@@ -85,9 +85,7 @@ func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clien
 	if err != nil {
 		return err
 	}
-	if a.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(archiveMemory)
-	}
+	a.limitMemory(archiveMemory)
 	o.Dir = archiver.Folder(home, repo, o.Cluster)
 	o.Observe = archiveLog{a, f.output == "json", f.quiet}.say
 	err = archiver.Run(ctx, repo, writer, archive.Fixed(clients), o, pace)
@@ -108,6 +106,13 @@ func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clien
 // a snapshot of a large database comes near it. Events alone need a third, and to collect as often for them as a backup does
 // would be a fourth of all processor time that they take.
 const archiveMemory = 96 << 20
+
+// limitMemory makes the collector of garbage look more often from so many bytes on, unless the caller of the program decides.
+func (a *app) limitMemory(bytes int64) {
+	if a.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(bytes)
+	}
+}
 
 // archiveLog tells what an archiver does: a line for each event on standard error, or JSON lines on standard output.
 type archiveLog struct {

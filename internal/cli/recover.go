@@ -290,7 +290,12 @@ type restored struct {
 	Revision int64 `json:"revision"`
 }
 
+// restoreMemory is what a restore may take before the collector of garbage looks more often, in bytes. Only a plan over a
+// hundred thousand segments comes near it.
+const restoreMemory = 160 << 20
+
 func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *restoreFlags, word string) error {
+	a.limitMemory(restoreMemory)
 	r, err := a.resolve(ctx, f, t, word)
 	if err != nil {
 		return err

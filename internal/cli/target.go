@@ -286,6 +286,7 @@ func segmentsOf(ctx context.Context, repo *repository.Repository, points []repos
 		if err != nil {
 			return nil, nil, err
 		}
+		segments = slices.Grow(segments, len(reads))
 		for _, read := range reads {
 			if read.Err != nil {
 				strange = append(strange, read.Err)

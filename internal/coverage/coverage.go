@@ -52,8 +52,15 @@ func Of(snapshots []repository.Manifest, segments []repository.Segment, seen []S
 		t := at(m.Timeline)
 		t.Snapshots = append(t.Snapshots, m)
 	}
+	count := map[repository.Timeline]int{}
+	for i := range segments {
+		count[segments[i].Timeline]++
+	}
+	for id, n := range count {
+		at(id).Segments = make([]repository.Segment, 0, n)
+	}
 	for _, s := range segments {
-		t := at(s.Timeline)
+		t := by[s.Timeline]
 		t.Segments = append(t.Segments, s)
 	}
 	list := make([]Timeline, 0, len(by))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unique"
 
 	"golang.org/x/sync/errgroup"
 
@@ -168,11 +169,31 @@ func (r *Repository) SegmentsOf(ctx context.Context, points []SegmentPoint) ([]S
 	for i, point := range points {
 		group.Go(func() error {
 			reads[i] = r.Segment(ctx, point)
+			reads[i].Segment.share()
 			return nil
 		})
 	}
 	_ = group.Wait() // no error comes out of it
 	return reads, context.Cause(ctx)
+}
+
+// share lets texts that segments have in common be there once, as there may be a hundred thousand segments.
+func (s *Segment) share() {
+	shareText(&s.Format, &s.Repository, &s.Kind, &s.Cluster, &s.Session)
+	shareText(&s.Timeline)
+	shareText(&s.Signer)
+	shareText(&s.Object.Encryption)
+	o := &s.Source
+	shareText(&o.ClusterID, &o.MemberID, &o.MemberName, &o.Endpoint, &o.EtcdVersion, &o.CASHA256, &o.Role)
+	for i := range s.Object.Recipients {
+		shareText(&s.Object.Recipients[i])
+	}
+}
+
+func shareText[T ~string](texts ...*T) {
+	for _, t := range texts {
+		*t = unique.Make(*t).Value()
+	}
 }
 
 // Taken means that another segment has the place of the one that was to be published. Who finds it goes on after its Last.

@@ -53,8 +53,9 @@ func planSpeed(ctx context.Context, l *lab, r *report) error {
 		return err
 	}
 	r.Notes = append(r.Notes, "restore --plan --revision of the last revision of so many live segments in a folder, each signed")
-	r.gateMost("wall_s", "10,000", 2)
-	r.gateMost("wall_s", "86,400", 10)
+	r.gateMost("cpu_s", "10,000", 2)
+	r.gateMost("cpu_s", "86,400", 15)
+	r.gateMost("memory-anonymous_bytes", "86,400", 256<<20)
 	return nil
 }
 

@@ -43,6 +43,18 @@ func (l *listing) walk(folder string) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if len(entries) == 0 {
+		return true, nil
+	}
+	// Each name in it is looked up from here, and not folder by folder from the top.
+	dir, err := l.store.root.OpenRoot(path.Join(".", folder))
+	if errors.Is(classified(err), store.ErrNotFound) {
+		return true, nil // deleted meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = dir.Close() }() // Only looked into.
 	for _, entry := range entries {
 		if l.ctx.Err() != nil {
 			return false, context.Cause(l.ctx)
@@ -60,7 +72,10 @@ func (l *listing) walk(folder string) (more bool, err error) {
 		if !strings.HasPrefix(name, l.prefix) || name <= l.after {
 			continue
 		}
-		object, err := l.store.stat(name)
+		if store.CheckName(name) != nil {
+			continue // too long, all of it
+		}
+		object, err := lookAt(dir, entry, name)
 		if errors.Is(classified(err), store.ErrNotFound) {
 			continue // deleted meanwhile
 		}

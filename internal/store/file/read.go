@@ -47,11 +47,20 @@ func (s *Store) open(ctx context.Context, name string, from, length int64) (*os.
 	if err := store.CheckRange(from, length); err != nil {
 		return nil, err
 	}
-	// Not a pipe, which would wait for a writer.
-	if _, err := s.stat(name); err != nil {
+	if err := store.CheckName(name); err != nil {
 		return nil, err
 	}
-	file, err := s.root.Open(name)
+	folder, base := path.Split(name)
+	dir, err := s.root.OpenRoot(folder + ".") // once, as each name is looked up folder by folder; the dot wants a folder
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }() // Only looked into.
+	// Not a pipe, which would wait for a writer.
+	if _, err := lookAt(dir, base, name); err != nil {
+		return nil, err
+	}
+	file, err := dir.Open(base)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +86,12 @@ func (s *Store) stat(name string) (store.Object, error) {
 	if err := store.CheckName(name); err != nil {
 		return store.Object{}, err
 	}
-	info, err := s.root.Lstat(name)
+	return lookAt(s.root, name, name)
+}
+
+// lookAt looks at the object of a name, which is a file at a path in a folder.
+func lookAt(folder *os.Root, at, name string) (store.Object, error) {
+	info, err := folder.Lstat(at)
 	if err != nil {
 		return store.Object{}, err
 	}
