@@ -268,7 +268,7 @@ func TestStoreDown(t *testing.T) {
 			for _, op := range []faultstore.Op{faultstore.Put, faultstore.List, faultstore.Open, faultstore.Stat} {
 				faults.Add(faultstore.Fault{On: op, Times: -1})
 			}
-			last = put(t, server, 10)
+			put(t, server, 10)
 			watches := func(n int) func([]Event) bool {
 				return func(events []Event) bool {
 					for _, e := range events {
@@ -283,7 +283,7 @@ func TestStoreDown(t *testing.T) {
 			r.await("a new watch while the store is down", watches(2))
 			var read int64
 			if tt.full {
-				last = big(t, server, 100, 3000)
+				big(t, server, 100, 3000)
 				r.await("a full spool", func(events []Event) bool { return slices.ContainsFunc(events, isFull) })
 				read = r.spooled(t, h, 0)
 				last = put(t, server, 20)
