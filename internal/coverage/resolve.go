@@ -70,6 +70,9 @@ type Moment struct {
 
 // String shows revision and time.
 func (m Moment) String() string {
+	if m.To.IsZero() {
+		return fmt.Sprintf("revision %s, nobody knows of when", m.First)
+	}
 	if m.From.IsZero() {
 		return fmt.Sprintf("revision %s, not after %s", m.First, Stamp(m.To))
 	}
