@@ -219,6 +219,7 @@ func (a *app) restore() *cobra.Command {
 	f.registerIdentity(a, flags)
 	t.register(flags)
 	o.register(flags)
+	flags.Lookup("output").Usage += "; with --data-dir or --plan the form: text or json"
 	return command
 }
 

@@ -200,6 +200,9 @@ func TestLeastToRead(t *testing.T) {
 	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 10 && chain.Base.Content.Revision != 29 || len(chain.Segments) != 1 {
 		t.Errorf("%+v, %v", chain, err)
 	}
+	if chain, err := Resolve(list, Target{Revision: 29}, eachSecond); err != nil || chain.Base.Content.Revision != 29 || len(chain.Segments) != 0 {
+		t.Errorf("a snapshot's own revision: %+v, %v", chain, err)
+	}
 	list[0].Snapshots[1].Object.Size = 1_000_000
 	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 10 || chain.Size() != 1012 {
 		t.Errorf("base %s, %d bytes, %v", chain.Base.Content.Revision, chain.Size(), err)

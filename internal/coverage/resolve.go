@@ -160,7 +160,8 @@ func (t Timeline) highest() (r history.Revision) {
 	return r
 }
 
-// chain is the one to a revision that is covered, with the least to read.
+// chain is the one to a revision that is covered: the newest snapshot of that very revision, which needs no more than to be
+// read, or else the one with the least to read.
 func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 	var best *Chain
 	var path []int
@@ -169,6 +170,8 @@ func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 		var through []int
 		size := m.Object.Size
 		switch own := rangeOf(m); {
+		case own.Last == r:
+			size = -1 // whatever its size; of several the first that comes by, which is the newest
 		case own.Contains(r):
 		case own.Last < r:
 			through = t.path(own.Last, r)

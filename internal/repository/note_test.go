@@ -175,3 +175,26 @@ func TestRemoveLeases(t *testing.T) {
 		t.Errorf("%d removed (-want +left):\n%s", removed, diff)
 	}
 }
+
+// TestOnlyLeases: a name under which an archiver has only begun is no cluster.
+func TestOnlyLeases(t *testing.T) {
+	w := newWorld(t, None)
+	for _, cluster := range []string{"prod", "prdo"} {
+		for range 3 {
+			_, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: cluster, Timeline: "0123456789abcdef", Session: NewSession()})
+			must(t, err)
+		}
+	}
+	_, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prdo", Timeline: "1123456789abcdef", Session: NewSession()})
+	must(t, err)
+	clusters, err := w.Clusters(t.Context())
+	if err != nil || len(clusters) > 0 {
+		t.Errorf("clusters %q, %v", clusters, err)
+	}
+	w.add(t, "prod", backend(t, 0))
+	_, err = w.PutGap(t.Context(), w.writer, Gap{Cluster: "prdo", Timeline: "1123456789abcdef", First: 2, Last: 3, Noticed: time.Now(), Reason: "test"})
+	must(t, err)
+	if clusters, err := w.Clusters(t.Context()); err != nil || len(clusters) != 2 {
+		t.Errorf("clusters %q, %v", clusters, err)
+	}
+}
