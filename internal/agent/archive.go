@@ -139,7 +139,7 @@ func (a *Agent) archiveOnce(ctx context.Context, machine config.Machine, said *t
 	case errors.Is(err, repository.ErrNotEnrolled):
 		return fmt.Errorf("%w; on the machine that has the root key: holdfast key enroll --repo URL --root-key FILE %s", err, vault.Writer.Public())
 	case errors.Is(err, backup.ErrOtherCluster), errors.Is(err, backup.ErrWentBack):
-		return fmt.Errorf("%w; if the cluster was restored: create-backup new-timeline=true", err)
+		return fmt.Errorf("%w; if the cluster was restored: create-backup new-timeline=true; if it is another cluster: another repository.cluster in the configuration", err)
 	}
 	return err
 }

@@ -48,6 +48,9 @@ func (w *world) whole(t testing.TB, seen map[history.Revision][]history.Event, l
 	w.told(t, list[0].ID, holes...)
 	var before repository.Segment
 	for _, s := range w.segments(t) {
+		if s.Level != repository.SegmentLive {
+			continue // on a slow machine a minute ends, and is merged, of segments that stay
+		}
 		if s.First <= before.Last || s.FirstTime.Before(before.LastTime) {
 			t.Errorf("segment %s from %s comes after %s until %s", s.Range(), s.FirstTime, before.Range(), before.LastTime)
 		}

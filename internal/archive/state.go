@@ -46,6 +46,12 @@ type position struct {
 // errState means that the state is no longer what was written. Without it the archive goes on with a new snapshot.
 var errState = errors.New("the state cannot be read, and counts for nothing")
 
+// Began tells whether the archiver of a folder has ever stored anything.
+func Began(dir string) bool {
+	s, err := loadState(filepath.Join(dir, stateName))
+	return err == nil && s.Timeline != ""
+}
+
 // loadState gives an empty state when there is none; an errState goes with an empty state, too.
 func loadState(file string) (s state, err error) {
 	text, err := os.ReadFile(file)

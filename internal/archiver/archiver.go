@@ -9,11 +9,13 @@ package archiver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 
 	"github.com/holdfast-project/holdfast/internal/archive"
 	"github.com/holdfast-project/holdfast/internal/backup"
 	"github.com/holdfast-project/holdfast/internal/capture"
+	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/store"
 )
@@ -41,5 +43,32 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		}
 		return m, err
 	}
+	if err := checkCluster(ctx, repo, members, o); err != nil {
+		return fmt.Errorf("archive cluster %q: %w", o.Cluster, err)
+	}
 	return archive.Run(ctx, repo, writer, members, o)
+}
+
+// checkCluster refuses to wait for the place of an archiver of another etcd cluster: whoever has never archived this one, and
+// finds another by its name, has the wrong name. That nobody answers is for the archiver to tell.
+func checkCluster(ctx context.Context, repo *repository.Repository, members archive.Members, o archive.Options) error {
+	if o.NewTimeline || archive.Began(o.Dir) {
+		return nil
+	}
+	m, err := repo.NewestLive(ctx, o.Cluster, nil)
+	if err != nil || m == nil {
+		return nil
+	}
+	clients, err := members(ctx)
+	if err != nil {
+		return nil
+	}
+	good, _, err := member.Choose(ctx, clients)
+	if err != nil {
+		return nil
+	}
+	if now := good[0].Status.ClusterID.String(); now != m.Source.ClusterID {
+		return store.Mark(fmt.Errorf("etcd cluster %s is %w (%s, snapshot %s)", now, backup.ErrOtherCluster, m.Source.ClusterID, m.ID.Short()), archive.ErrFinal)
+	}
+	return nil
 }

@@ -214,7 +214,13 @@ func TestRun(t *testing.T) {
 	if got, want := first[0].Timeline, repo.FirstTimeline("prod", first[0].Source.ClusterID); got != want {
 		t.Errorf("the first timeline is %s, want %s", got, want)
 	}
-	if _, err := run(two, filepath.Join(dir, "b"), false); !errors.Is(err, backup.ErrOtherCluster) || !errors.Is(err, archive.ErrFinal) {
+	leases := func() int {
+		reads, _, err := repo.Leases(t.Context(), "prod", first[0].Timeline, repository.ID{}, 0)
+		must(t, err)
+		return len(reads)
+	}
+	before := leases()
+	if _, err := run(two, filepath.Join(dir, "b"), false); leases() != before || !errors.Is(err, backup.ErrOtherCluster) || !errors.Is(err, archive.ErrFinal) {
 		t.Errorf("another cluster: %v", err)
 	}
 	second, err := run(two, filepath.Join(dir, "b"), true)

@@ -38,30 +38,59 @@ func archived(t *testing.T, faults *faultstore.Store, sizes []int) (Parts, Chain
 	chain := Chain{Revision: history.Revision(len(sizes) + 1)}
 	for i, size := range sizes {
 		revision := history.Revision(i + 2)
-		value := make([]byte, size)
-		_, _ = rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)}).Read(value) // it gives no error
-		event := history.Event{Revision: revision, Key: fmt.Appendf(nil, "/registry/%d", i), Value: value, CreateRevision: revision, Version: 1}
-		b := segment.NewBuilder()
-		must(t, b.Add([]history.Event{event}, time.Unix(1, 0), time.Unix(1, 0)))
-		var plain, sealed bytes.Buffer
-		summary, err := b.Encode(&plain, nil)
-		must(t, err)
-		w, err := seal.NewWriter(&sealed, seal.Options{Concurrency: 1})
-		must(t, err)
-		_, err = w.Write(plain.Bytes())
-		must(t, errors.Join(err, w.Close()))
-		object, err := repo.NewSegmentData("prod", "0123456789abcdef", revision, nil)
-		must(t, err)
-		sum := sha256.Sum256(sealed.Bytes())
-		object.Size, object.SHA256 = int64(sealed.Len()), hex.EncodeToString(sum[:])
-		object, err = repo.PutSegmentData(t.Context(), object, bytes.NewReader(sealed.Bytes()), time.Time{})
-		must(t, err)
-		chain.Segments = append(chain.Segments, repository.Segment{
-			First: revision, Last: revision, Events: 1, Object: object,
-			Plain: repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])},
-		})
+		chain.Segments = append(chain.Segments, stored(t, repo, revision, revision, size))
 	}
 	return Parts{Repository: repo}, chain
+}
+
+// stored puts a segment of some revisions, each with a put of a key of its own.
+func stored(t *testing.T, repo *repository.Repository, first, last history.Revision, size int) repository.Segment {
+	t.Helper()
+	b := segment.NewBuilder()
+	for revision := first; revision <= last; revision++ {
+		value := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{byte(revision), byte(revision >> 8)}).Read(value) // it gives no error
+		event := history.Event{Revision: revision, Key: fmt.Appendf(nil, "/registry/%d", revision), Value: value, CreateRevision: revision, Version: 1}
+		must(t, b.Add([]history.Event{event}, time.Unix(1, 0), time.Unix(1, 0)))
+	}
+	var plain, sealed bytes.Buffer
+	summary, err := b.Encode(&plain, nil)
+	must(t, err)
+	w, err := seal.NewWriter(&sealed, seal.Options{Concurrency: 1})
+	must(t, err)
+	_, err = w.Write(plain.Bytes())
+	must(t, errors.Join(err, w.Close()))
+	object, err := repo.NewSegmentData("prod", "0123456789abcdef", first, nil)
+	must(t, err)
+	sum := sha256.Sum256(sealed.Bytes())
+	object.Size, object.SHA256 = int64(sealed.Len()), hex.EncodeToString(sum[:])
+	object, err = repo.PutSegmentData(t.Context(), object, bytes.NewReader(sealed.Bytes()), time.Time{})
+	must(t, err)
+	return repository.Segment{
+		First: first, Last: last, Events: int64(last-first) + 1, Object: object,
+		Plain: repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])},
+	}
+}
+
+// TestOverlap: two archivers that wrote at once have cut the line at other places, and each revision counts once.
+func TestOverlap(t *testing.T) {
+	parts, chain := archived(t, faultstore.New(mem.New()), nil)
+	for _, r := range []history.Range{{First: 2, Last: 5}, {First: 4, Last: 8}, {First: 9, Last: 9}, {First: 7, Last: 12}} {
+		chain.Segments = append(chain.Segments, stored(t, parts.Repository, r.First, r.Last, 10))
+	}
+	segments, end := parts.segments(t.Context(), chain)
+	defer end()
+	got, err := replayed(t.Context(), segments)
+	must(t, err)
+	slices.Sort(got)
+	if fmt.Sprint(got) != "[2 3 4 5 6 7 8 9 10 11 12]" {
+		t.Errorf("revisions %v", got)
+	}
+	for i, s := range segments[1:] {
+		if s.Range.First != segments[i].Range.Last+1 {
+			t.Errorf("segment %s after %s", s.Range, segments[i].Range)
+		}
+	}
 }
 
 // replayed reads segments as replay does: the newest first, each to its end.

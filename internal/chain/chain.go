@@ -70,12 +70,22 @@ func (p Parts) Backend(ctx context.Context, c Chain, path, work string) (replay.
 	return replay.Backend(ctx, path, base, segments, replay.Options{Target: c.Revision, KeepHistory: c.KeepHistory, Work: work})
 }
 
-// segments are those of a chain, which are read ahead in the order in which replay opens them until end is called.
+// segments are those of a chain, which are read ahead in the order in which replay opens them until end is called. Two archivers
+// that wrote at once can have cut the line at other places: of a segment that begins within the one before, the rest counts.
 func (p Parts) segments(ctx context.Context, c Chain) (list []replay.Segment, end func()) {
 	ahead := readAhead(ctx, c.Segments, p.Repository.StoredSegment)
 	for i, s := range c.Segments {
-		list = append(list, replay.Segment{Range: s.Range(), Open: func(ctx context.Context) (replay.Events, error) {
-			return p.open(s, func() (io.ReadCloser, error) { return ahead.open(ctx, i) })
+		rest := s.Range()
+		if i > 0 {
+			rest.First = max(rest.First, c.Segments[i-1].Last+1)
+		}
+		list = append(list, replay.Segment{Range: rest, Open: func(ctx context.Context) (replay.Events, error) {
+			events, err := p.open(s, func() (io.ReadCloser, error) { return ahead.open(ctx, i) })
+			if err != nil {
+				return nil, err
+			}
+			events.from = rest.First
+			return events, nil
 		}})
 	}
 	return list, ahead.end
@@ -101,6 +111,8 @@ type segmentEvents struct {
 	content io.ReadCloser
 	*segment.Reader
 	name history.Range
+	// from is the first revision that is given; what comes before was given by the segment before.
+	from history.Revision
 }
 
 // open opens a segment whose object stored gives.
@@ -124,11 +136,14 @@ func (p Parts) open(s repository.Segment, stored func() (io.ReadCloser, error)) 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("segment %s: %w", s.Range(), err), content.Close())
 	}
-	return &segmentEvents{content, reader, s.Range()}, nil
+	return &segmentEvents{content: content, Reader: reader, name: s.Range()}, nil
 }
 
 func (e *segmentEvents) Next() (history.Event, error) {
 	event, err := e.Reader.Next()
+	for err == nil && event.Revision < e.from {
+		event, err = e.Reader.Next()
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("segment %s: %w", e.name, err)
 	}

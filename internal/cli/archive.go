@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -87,7 +88,8 @@ func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clien
 	}
 	a.limitMemory(archiveMemory)
 	o.Dir = archiver.Folder(home, repo, o.Cluster)
-	o.Observe = archiveLog{a, f.output == "json", f.quiet}.say
+	log := archiveLog{app: a, json: f.output == "json", quiet: f.quiet, troubled: map[string]time.Time{}}
+	o.Observe = log.say
 	err = archiver.Run(ctx, repo, writer, archive.Fixed(clients), o, pace)
 	switch {
 	case errors.Is(err, repository.ErrNotEnrolled):
@@ -118,6 +120,9 @@ func (a *app) limitMemory(bytes int64) {
 type archiveLog struct {
 	*app
 	json, quiet bool
+	// troubled is when each kind of trouble was told last; a store that is away gives one line each minute, and one when it is
+	// back.
+	troubled map[string]time.Time
 }
 
 // archiveLine is one line of archive --output json; docs/contracts/repository.md has the form.
@@ -130,18 +135,33 @@ type archiveLine struct {
 	Last  int64 `json:"last,omitempty"`
 }
 
-func (l archiveLog) say(e archive.Event) {
+func (l *archiveLog) say(e archive.Event) {
 	now := time.Now()
 	line := archiveLineOf(e, now)
 	line.Time = now.UTC().Truncate(time.Millisecond)
+	if e.Stored != nil && len(l.troubled) > 0 && !l.json {
+		clear(l.troubled)
+		fmt.Fprintf(l.Stderr, "%s  all is well again: segments are stored; %s wait\n", line.Time.Format("2006-01-02T15:04:05Z"), humanize.Bytes(uint64(e.Stored.Waiting)))
+	}
 	switch {
 	case l.json:
 		_ = json.NewEncoder(l.Stdout).Encode(line)
+	case e.Trouble != nil && l.toldOf(e.Trouble, now):
 	case (e.Stored != nil || e.Merged != nil) && (l.quiet || !terminal(l.Stderr)), e.Progress != nil && l.quiet:
 		// One each second is for a person who looks on; a log has one each minute.
 	default:
 		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
 	}
+}
+
+// toldOf tells whether trouble of that kind, by its first words, was told within a minute.
+func (l *archiveLog) toldOf(trouble error, now time.Time) bool {
+	kind, _, _ := strings.Cut(trouble.Error(), ":")
+	if last, found := l.troubled[kind]; found && now.Sub(last) < time.Minute {
+		return true
+	}
+	l.troubled[kind] = now
+	return false
 }
 
 // progressText says how far an archive is, in a few words.
@@ -186,6 +206,8 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 		set("standby", 0, int64(e.Standby.Revision), "another archiver, signer %s, has come to revision %s: waiting while it is at work", e.Standby.Signer.Short(), e.Standby.Revision)
 	case e.Begun != nil && e.Begun.Before != nil:
 		set("begun", 0, int64(e.Begun.Revision), "the other archiver, signer %s, is silent: taking over from revision %s", e.Begun.Before.Signer.Short(), e.Begun.Revision)
+	case e.Begun != nil && e.Begun.Revision == 0:
+		set("begun", 0, 0, "archiving timeline %s, of which nothing is archived yet", e.Begun.Timeline)
 	case e.Begun != nil:
 		set("begun", 0, int64(e.Begun.Revision), "archiving timeline %s, which is archived up to revision %s", e.Begun.Timeline, e.Begun.Revision)
 	case e.Merged != nil:

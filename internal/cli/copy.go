@@ -108,6 +108,11 @@ func (a *app) runCopy(ctx context.Context, f *repoFlags, o copyFlags, words []st
 		if n := len(clusters[cluster]) - len(reads); n > 0 && !f.quiet {
 			fmt.Fprintf(a.Stderr, "cluster %s: %s there already\n", cluster, plural(n, "snapshot"))
 		}
+		if points, _, err := from.SegmentPoints(ctx, cluster, ""); err != nil {
+			return err
+		} else if len(points) > 0 && !f.quiet {
+			fmt.Fprintf(a.Stderr, "cluster %s: its archive, %s, is not copied: moments between snapshots are in this repository alone\n", cluster, plural(len(points), "segment"))
+		}
 		for _, read := range reads {
 			if err := a.copyOne(ctx, writer, read, options, f); err != nil {
 				if ctx.Err() != nil || !isDamage(err) {

@@ -340,7 +340,7 @@ func (l listFlags) archiveOverdue(cluster string, lines []archivedLine, now time
 	switch asOf := newest.line.AsOf; {
 	case l.maxLag == 0:
 	case asOf.IsZero():
-		late = append(late, fmt.Errorf("cluster %s: the archive has nothing that can be restored", cluster))
+		late = append(late, fmt.Errorf("cluster %s: nobody knows as of when the archive is", cluster))
 	case now.Sub(asOf) > l.maxLag:
 		late = append(late, fmt.Errorf("cluster %s: the archive is as of %s, more than %s ago", cluster, asOf.Format(rfc3339), l.maxLag))
 	}
@@ -417,7 +417,11 @@ func (l archivedLine) stands(now time.Time) (lines [][2]string) {
 		lines = append(lines, [2]string{what, fmt.Sprintf(format, args...)})
 	}
 	t := l.line
-	if t.Last() > 0 {
+	switch {
+	case t.Last() == 0:
+	case t.AsOf.IsZero():
+		say("newest", "revision %s, nobody knows of when", t.Last())
+	default:
 		say("newest", "revision %s; nothing came after it until %s, %s", t.Last(), coverage.Stamp(t.AsOf), ago(now.Sub(t.AsOf)))
 	}
 	if signer, revision, seen, released := l.lastSign(); released {

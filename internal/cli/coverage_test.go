@@ -160,7 +160,7 @@ func TestArchiveLog(t *testing.T) {
 		out, talk   int
 	}{{talk: 5}, {json: true, out: 6}, {quiet: true, talk: 3}} {
 		var out, talk bytes.Buffer
-		log := archiveLog{&app{Environment: Environment{Stdout: &out, Stderr: &talk}}, tt.json, tt.quiet}
+		log := archiveLog{&app{Environment: Environment{Stdout: &out, Stderr: &talk}}, tt.json, tt.quiet, map[string]time.Time{}}
 		for _, e := range events {
 			log.say(e)
 		}

@@ -64,7 +64,7 @@ func (a *app) list() *cobra.Command {
 			"decides: stored (checked while it was made, and not since), verified (all of its content was read again), proven (restored\n" +
 			"into an etcd that started and had the hash of the live cluster), bad. Of clusters that are archived it shows which revisions\n" +
 			"and times can be restored, what is missing and why, and how the archive stands. What is bad, cannot be believed or is missing\n" +
-			"is named, and makes the exit code 3. So do the limits for monitoring: --max-age, --proven-within, --max-lag, --gapless-within.",
+			"is named, and makes the exit code 3; a loss that an archiver has recorded is history, and does so with --gapless-within only. So do the limits for monitoring: --max-age, --proven-within, --max-lag, --gapless-within.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			repo, err := a.openForLook(c.Context(), &f)

@@ -67,6 +67,9 @@ func (a *app) export() *cobra.Command {
 			if _, err := os.Lstat(target); err == nil && !overwrite {
 				return existing(target)
 			}
+			if len(args) == 2 && args[0] == "" {
+				return usagef("SNAPSHOT is empty")
+			}
 			r, err := a.resolve(c.Context(), &f, &t, strings.Join(args[:len(args)-1], ""))
 			if err != nil {
 				return err
@@ -196,8 +199,8 @@ func (a *app) restore() *cobra.Command {
 		if !targeted {
 			return onUnit(c, words)
 		}
-		if len(words) > 1 {
-			return usagef("want at most one SNAPSHOT, given %d words", len(words))
+		if len(words) > 1 || len(words) == 1 && words[0] == "" {
+			return usagef("want at most one SNAPSHOT, given %q", words)
 		}
 		if o.DataDir == "" && !o.plan {
 			return usagef("want --data-dir DIR, or --plan to see only what would be done")
@@ -216,6 +219,7 @@ func (a *app) restore() *cobra.Command {
 	f.registerIdentity(a, flags)
 	t.register(flags)
 	o.register(flags)
+	flags.Lookup("output").Usage += "; with --data-dir or --plan the form: text or json"
 	return command
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/restore"
 )
 
 // targetFlags say which moment of a cluster is wanted.
@@ -26,12 +27,15 @@ type targetFlags struct {
 	timeline string
 	// random asks for any moment of the newest timeline. drilled tells that the moment is to be looked at, damaged or not.
 	random, drilled bool
+	// flags tell what was written, be it empty: that is a mistake of a script, and never the latest.
+	flags *pflag.FlagSet
 }
 
 // atRandom is what verify --at takes for any moment.
 const atRandom = "random"
 
 func (t *targetFlags) register(flags *pflag.FlagSet) {
+	t.flags = flags
 	flags.BoolVar(&t.latest, "latest", false, "the latest revision that is stored; the default")
 	flags.StringVar(&t.at, "at", "", "a time, such as 2026-11-22T10:04:30Z, 10:04 in local time, or \"10 minutes ago\": the last revision that came about not after it")
 	flags.Int64Var(&t.revision, "revision", 0, "a revision: the state after all its events")
@@ -41,6 +45,7 @@ func (t *targetFlags) register(flags *pflag.FlagSet) {
 
 // registerDrill has what a drill of a moment takes.
 func (t *targetFlags) registerDrill(flags *pflag.FlagSet) {
+	t.flags = flags
 	flags.StringVar(&t.at, "at", "", "with --level drill: a time, as restore has it, or \"random\": prove the moment instead of snapshots")
 	flags.Int64Var(&t.revision, "revision", 0, "with --level drill: the revision to prove")
 	flags.StringVar(&t.timeline, "timeline", "", "with --at or --revision: the life of the cluster that it is on, where several have it")
@@ -68,6 +73,11 @@ func (r *resolved) restoreChain(keepHistory bool) chain.Chain {
 
 // check looks at the flags and at the word that names a snapshot, "" for none.
 func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error) {
+	for _, name := range []string{"at", "revision", "snapshot", "timeline"} {
+		if flag := t.flags.Lookup(name); flag != nil && flag.Changed && (flag.Value.String() == "" || flag.Value.String() == "0") {
+			return coverage.Target{}, usagef("--%s is empty", name)
+		}
+	}
 	given := 0
 	for _, is := range []bool{t.latest, t.at != "", t.revision != 0, t.snapshot != "", word != ""} {
 		if is {
@@ -109,6 +119,11 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 	r := &resolved{repo: repo, parts: chain.Parts{Repository: repo}, asked: target.String()}
 	if r.cluster, err = f.oneCluster(ctx, repo); err != nil {
 		return nil, err
+	}
+	if clusters, err := repo.Clusters(ctx); err != nil {
+		return nil, err
+	} else if !slices.Contains(clusters, r.cluster) {
+		return nil, noSnapshots(r.cluster, clusters)
 	}
 	var strange []error
 	if r.timelines, strange, err = coverageOf(ctx, repo, r.cluster); err != nil {
@@ -309,7 +324,7 @@ type momentPlan struct {
 	Revision int64  `json:"revision"`
 	// TimeFrom and TimeTo are between which times the revision came about: the same when it was seen as it came.
 	TimeFrom string `json:"time-from,omitempty"`
-	TimeTo   string `json:"time-to"`
+	TimeTo   string `json:"time-to,omitempty"`
 
 	Snapshot         string `json:"snapshot"`
 	SnapshotRevision int64  `json:"snapshot-revision"`
@@ -342,17 +357,26 @@ const (
 	replayRate = 150_000
 )
 
+// diskOf is what a restore asks for: the parts, the result, and what the first start of etcd takes.
+func diskOf(c chain.Chain) int64 {
+	data, wal := restore.SpaceNeeded(c.Space())
+	return data + wal
+}
+
 // plan describes the chain.
 func (r *resolved) plan(keepHistory bool) momentPlan {
 	c := r.chain
 	events := c.Events()
 	p := momentPlan{
-		Cluster: r.cluster, Timeline: string(c.Timeline), Target: r.asked, Revision: int64(c.Revision), TimeTo: coverage.Stamp(c.Time.To),
+		Cluster: r.cluster, Timeline: string(c.Timeline), Target: r.asked, Revision: int64(c.Revision),
 		Snapshot: c.Base.ID.Long(), SnapshotRevision: int64(c.Base.Content.Revision), Segments: len(c.Segments), Events: events,
-		ReadBytes: c.Size(), DiskBytes: r.restoreChain(keepHistory).Space(),
+		ReadBytes: c.Size(), DiskBytes: diskOf(r.restoreChain(keepHistory)),
 		LostRevisions: int64(c.Newest - c.Revision), Newest: int64(c.Newest), Notes: []string{},
 	}
-	p.Seconds = 1 + p.ReadBytes/readRate + p.DiskBytes/writeRate + events/replayRate
+	p.Seconds = 1 + p.ReadBytes/readRate + r.restoreChain(keepHistory).Space()/writeRate + events/replayRate
+	if !c.Time.To.IsZero() {
+		p.TimeTo = coverage.Stamp(c.Time.To)
+	}
 	if !c.Time.From.IsZero() {
 		p.TimeFrom = coverage.Stamp(c.Time.From)
 	}
@@ -380,6 +404,8 @@ func (r *resolved) plan(keepHistory bool) momentPlan {
 	}
 	if c.Highest > c.Newest {
 		note("another timeline of this cluster has come to revision %s", c.Highest)
+	} else if n := len(r.timelines) - 1; n > 0 {
+		note("%s of this cluster can be restored, too: list shows them, --timeline names one", plural(n, "other timeline"))
 	}
 	return p
 }

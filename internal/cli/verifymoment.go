@@ -19,7 +19,7 @@ type verifiedMoment struct {
 	Target   string              `json:"target"`
 	Revision int64               `json:"revision"`
 	TimeFrom string              `json:"time-from,omitempty"`
-	TimeTo   string              `json:"time-to"`
+	TimeTo   string              `json:"time-to,omitempty"`
 	Snapshot string              `json:"snapshot"`
 	Segments int64               `json:"segments"`
 	Level    repository.Level    `json:"level"`
@@ -99,9 +99,12 @@ func (a *app) verifyMoment(ctx context.Context, f *repoFlags, t *targetFlags, v 
 // verifiedMoment puts what was found into words.
 func (r *resolved) verifiedMoment(found verify.MomentResult) verifiedMoment {
 	one := verifiedMoment{
-		Cluster: r.cluster, Timeline: r.chain.Timeline, Target: r.asked, Revision: int64(found.Revision), TimeTo: coverage.Stamp(r.chain.Time.To),
+		Cluster: r.cluster, Timeline: r.chain.Timeline, Target: r.asked, Revision: int64(found.Revision),
 		Snapshot: found.Snapshot.Long(), Segments: found.Segments, Level: repository.LevelDrill, Error: found.Problem,
 		Compared: found.Compared, NotCompared: found.Uncompared, Keys: found.Keys, Hash: found.Hash, Seconds: found.Seconds,
+	}
+	if !r.chain.Time.To.IsZero() {
+		one.TimeTo = coverage.Stamp(r.chain.Time.To)
 	}
 	if !r.chain.Time.From.IsZero() {
 		one.TimeFrom = coverage.Stamp(r.chain.Time.From)
@@ -139,6 +142,8 @@ func (v verifiedMoment) write(w io.Writer, form string) error {
 // momentText says when something came about.
 func momentText(from, to string) string {
 	switch {
+	case to == "":
+		return "nobody knows of when"
 	case from == "":
 		return "not after " + to
 	case from != to:

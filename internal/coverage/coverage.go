@@ -100,13 +100,21 @@ func (t *Timeline) cover() {
 	}
 	t.Orphans = without(union(stored), t.Covered)
 	if len(t.Snapshots) > 0 {
-		if m := t.Snapshots[len(t.Snapshots)-1]; m.Content.Revision >= t.Last() {
+		if m := t.Snapshots[len(t.Snapshots)-1]; m.Content.Revision >= t.Last() && m.Source.File == nil && !m.Source.Adopted {
 			t.AsOf = m.Started
 		}
 	}
 	for _, s := range t.Segments {
-		if s.Last == t.Last() && s.Exact && s.LastTime.After(t.AsOf) {
-			t.AsOf = s.LastTime
+		if s.Last != t.Last() {
+			continue
+		}
+		// What came after it came no earlier than it did, of which the segment tells the earliest time.
+		at := s.FirstTime
+		if s.Exact {
+			at = s.LastTime
+		}
+		if at.After(t.AsOf) {
+			t.AsOf = at
 		}
 	}
 }

@@ -157,6 +157,29 @@ func TestTimelines(t *testing.T) {
 	}
 }
 
+// TestAsOf: after a restart the last segment tells only between which times its revisions came; what is known of the time
+// before is still known.
+func TestAsOf(t *testing.T) {
+	late := live(31, 33, 40)
+	late.Exact = false
+	list := Of([]repository.Manifest{snapshot(5, 10, 9, 10)}, []repository.Segment{live(11, 30, 11), late}, nil)
+	if !list[0].AsOf.Equal(at(40)) {
+		t.Errorf("as of %s", Stamp(list[0].AsOf))
+	}
+	if chain, err := Resolve(list, Target{Time: at(39)}, eachSecond); err != nil || chain.Revision != 30 {
+		t.Errorf("before it: revision %s, %v", chain.Revision, err)
+	}
+	imported := snapshot(5, 10, 9, 10)
+	imported.Source.File = &repository.File{}
+	list = Of([]repository.Manifest{imported}, nil, nil)
+	if chain, err := Resolve(list, Target{}, eachSecond); err != nil || !list[0].AsOf.IsZero() || !chain.Time.To.IsZero() {
+		t.Errorf("imported: as of %s, %+v, %v", Stamp(list[0].AsOf), chain.Time, err)
+	}
+	if m := list[0].moment(10, eachSecond); m.String() != "revision 10, nobody knows of when" {
+		t.Errorf("it is shown as %q", m)
+	}
+}
+
 // TestClockSetBack: a snapshot whose clock was an hour behind makes nothing seem older than what came before it.
 func TestClockSetBack(t *testing.T) {
 	list := Of([]repository.Manifest{snapshot(5, 10, 9, 10), snapshot(20, 30, -3600, -3599)}, []repository.Segment{live(11, 20, 11), live(31, 40, 41)}, nil)
@@ -176,6 +199,9 @@ func TestLeastToRead(t *testing.T) {
 	list := Of([]repository.Manifest{snapshot(5, 10, 9, 10), snapshot(5, 29, 29, 30)}, []repository.Segment{live(11, 20, 11), live(21, 30, 21), merged}, nil)
 	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 10 && chain.Base.Content.Revision != 29 || len(chain.Segments) != 1 {
 		t.Errorf("%+v, %v", chain, err)
+	}
+	if chain, err := Resolve(list, Target{Revision: 29}, eachSecond); err != nil || chain.Base.Content.Revision != 29 || len(chain.Segments) != 0 {
+		t.Errorf("a snapshot's own revision: %+v, %v", chain, err)
 	}
 	list[0].Snapshots[1].Object.Size = 1_000_000
 	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 10 || chain.Size() != 1012 {

@@ -70,6 +70,9 @@ type Moment struct {
 
 // String shows revision and time.
 func (m Moment) String() string {
+	if m.To.IsZero() {
+		return fmt.Sprintf("revision %s, nobody knows of when", m.First)
+	}
 	if m.From.IsZero() {
 		return fmt.Sprintf("revision %s, not after %s", m.First, Stamp(m.To))
 	}
@@ -157,7 +160,8 @@ func (t Timeline) highest() (r history.Revision) {
 	return r
 }
 
-// chain is the one to a revision that is covered, with the least to read.
+// chain is the one to a revision that is covered: the newest snapshot of that very revision, which needs no more than to be
+// read, or else the one with the least to read.
 func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 	var best *Chain
 	var path []int
@@ -166,6 +170,8 @@ func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 		var through []int
 		size := m.Object.Size
 		switch own := rangeOf(m); {
+		case own.Last == r:
+			size = -1 // whatever its size; of several the first that comes by, which is the newest
 		case own.Contains(r):
 		case own.Last < r:
 			through = t.path(own.Last, r)

@@ -281,8 +281,8 @@ func (r *Repository) Leases(ctx context.Context, cluster string, t Timeline, aft
 	return notes(ctx, r, cluster, t, leasesFolder, parseLease, from, most)
 }
 
-// FirstLease fetches the first lease of a timeline by its name that can be believed: where its archive began. It is nil when there
-// is none.
+// FirstLease fetches the first lease of a timeline by its name that can be believed and tells a revision: where its archive began.
+// It is nil when there is none.
 func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline) (*Lease, error) {
 	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
 		return nil, err
@@ -300,7 +300,7 @@ func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline)
 		case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrForged):
 		case err != nil:
 			return nil, err
-		default:
+		case lease.Revision > 0:
 			return &lease, nil
 		}
 	}

@@ -30,7 +30,7 @@ func TestNotes(t *testing.T) {
 	session := NewSession()
 	var leases []Lease
 	for i := range 5 {
-		l, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prod", Timeline: line, Session: session, Release: i == 4})
+		l, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prod", Timeline: line, Session: session, Revision: history.Revision(10 * i), Release: i == 4})
 		must(t, err)
 		if i > 0 && l.ID.compare(leases[i-1].ID) < 0 {
 			t.Errorf("lease %s is before %s", l.ID, leases[i-1].ID)
@@ -57,7 +57,7 @@ func TestNotes(t *testing.T) {
 	if got := notesIn(t, readLeases); len(got) != 3 || got[2].Session != session {
 		t.Errorf("newest leases %+v", got)
 	}
-	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.ID != leases[0].ID {
+	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.ID != leases[1].ID {
 		t.Errorf("first lease %+v, %v", first, err)
 	}
 	if first, err := r.FirstLease(t.Context(), "other", line); err != nil || first != nil {
@@ -173,5 +173,28 @@ func TestRemoveLeases(t *testing.T) {
 	}
 	if diff := cmp.Diff(kept, left); diff != "" || removed != 3 {
 		t.Errorf("%d removed (-want +left):\n%s", removed, diff)
+	}
+}
+
+// TestOnlyLeases: a name under which an archiver has only begun is no cluster.
+func TestOnlyLeases(t *testing.T) {
+	w := newWorld(t, None)
+	for _, cluster := range []string{"prod", "prdo"} {
+		for range 3 {
+			_, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: cluster, Timeline: "0123456789abcdef", Session: NewSession()})
+			must(t, err)
+		}
+	}
+	_, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prdo", Timeline: "1123456789abcdef", Session: NewSession()})
+	must(t, err)
+	clusters, err := w.Clusters(t.Context())
+	if err != nil || len(clusters) > 0 {
+		t.Errorf("clusters %q, %v", clusters, err)
+	}
+	w.add(t, "prod", backend(t, 0))
+	_, err = w.PutGap(t.Context(), w.writer, Gap{Cluster: "prdo", Timeline: "1123456789abcdef", First: 2, Last: 3, Noticed: time.Now(), Reason: "test"})
+	must(t, err)
+	if clusters, err := w.Clusters(t.Context()); err != nil || len(clusters) != 2 {
+		t.Errorf("clusters %q, %v", clusters, err)
 	}
 }

@@ -60,7 +60,46 @@ func (r *Repository) Clusters(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list clusters: %w", err)
 	}
-	return slices.DeleteFunc(names, func(name string) bool { return CheckCluster(name) != nil }), nil
+	clusters := names[:0]
+	for _, name := range names {
+		if CheckCluster(name) != nil {
+			continue
+		}
+		some, err := r.holdsSome(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("list clusters: %w", err)
+		}
+		if some {
+			clusters = append(clusters, name)
+		}
+	}
+	return clusters, nil
+}
+
+// holdsSome tells whether there is more of a cluster than the word of archivers that have stored nothing yet, of whom one may
+// have had the wrong name.
+func (r *Repository) holdsSome(ctx context.Context, cluster string) (bool, error) {
+	folder := clusterFolder + cluster + "/"
+	after := ""
+	for {
+		found := ""
+		for object, err := range r.store.List(ctx, folder, after) {
+			if err != nil {
+				return false, err
+			}
+			found = object.Name
+			break
+		}
+		if found == "" {
+			return false, nil
+		}
+		_, timeline, rest, inArchive := inArchive(found, archivePart)
+		if !inArchive || !strings.HasPrefix(rest, leasesFolder) {
+			return true, nil
+		}
+		// Past all leases of the timeline: "0" is the character after "/".
+		after = archiveFolder(cluster, timeline) + strings.TrimSuffix(leasesFolder, "/") + "0"
+	}
 }
 
 // Points lists the snapshots of a cluster from names alone, oldest first. Strange are objects among the manifests that

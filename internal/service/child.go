@@ -277,10 +277,31 @@ func (c *Child) Wait(ctx context.Context, p Process) (how string, err error) {
 	if err != nil && !errors.Is(err, errGone) {
 		return "", fmt.Errorf("wait for %s, process %d: %w", c.options.Name, p.PID, err)
 	}
-	if how = c.reap(); how == "" {
+	// The first thread of a process can be gone while others are still on their way, and it tells how it ended after the last.
+	for until := time.Now().Add(lastThreads); ; {
+		if how = c.reap(); how != "" || !c.owns(p) || time.Now().After(until) {
+			break
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+	if how == "" {
 		how = "for a reason that only its own log tells"
 	}
 	return how, nil
+}
+
+// lastThreads bounds the time from the end of a process's first thread to that of its last.
+const lastThreads = 2 * time.Second
+
+// owns tells whether a process is our own child that nobody has waited for.
+func (c *Child) owns(p Process) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.own != nil && c.own.Process.Pid == p.PID
 }
 
 func (c *Child) setOwn(cmd *exec.Cmd) {

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,14 +144,13 @@ func (a *archiver) goOn(t testing.TB) {
 	}
 }
 
-// listens tells whether the process has begun to take SIGTERM by itself; before, it just dies of it.
+// listens tells whether the process has come so far that it has its lock; some time before, it just dies of a signal.
 func (a *archiver) listens(t testing.TB) bool {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", a.cmd.Process.Pid))
 	must(t, err)
-	_, mask, _ := strings.Cut(string(status), "SigCgt:")
-	mask, _, _ = strings.Cut(mask, "\n")
-	caught, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-	must(t, err)
-	return caught&(1<<(syscall.SIGTERM-1)) != 0
+	return slices.ContainsFunc(files, func(f string) bool {
+		to, err := os.Readlink(f)
+		return err == nil && filepath.Base(to) == "lock"
+	})
 }

@@ -22,8 +22,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/holdfast-project/holdfast/internal/durable"
 	"github.com/holdfast-project/holdfast/internal/store"
@@ -42,6 +44,8 @@ const (
 // Store keeps objects in a folder.
 type Store struct {
 	root *os.Root
+	// dir is where the folder was when it was opened.
+	dir string
 	// sync is (*os.File).Sync, but in tests of what happens when it fails.
 	sync func(*os.File) error
 	// buffers are for copying: most objects are much smaller than one.
@@ -67,8 +71,12 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open folder of the store: %w", classified(err))
 	}
+	// The working directory may be another one later.
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
 	return &Store{
-		root: root, sync: (*os.File).Sync, durable: map[string]bool{".": true},
+		root: root, dir: dir, sync: (*os.File).Sync, durable: map[string]bool{".": true},
 		buffers: sync.Pool{New: func() any { return new([copyBytes]byte) }},
 	}, nil
 }
@@ -110,6 +118,9 @@ func (s *Store) put(ctx context.Context, name string, content io.Reader, opts st
 	if err := s.write(ctx, file, content); err != nil {
 		return object, err
 	}
+	if err := s.inPlace(); err != nil {
+		return object, err
+	}
 	if err := s.root.Link(part, name); errors.Is(err, fs.ErrExist) {
 		return object, s.taken(name)
 	} else if err != nil {
@@ -119,6 +130,20 @@ func (s *Store) put(ctx context.Context, name string, content io.Reader, opts st
 		return object, errors.Join(err, s.root.Remove(name))
 	}
 	return s.stat(name)
+}
+
+// inPlace refuses to go on when the folder was moved, another one was put in its place, or its disk was taken away: what is
+// written then, nobody finds where it is looked for. It passes when the folder is back.
+func (s *Store) inPlace() error {
+	own, err := s.root.Stat(".")
+	if err != nil {
+		return err
+	}
+	there, err := os.Stat(s.dir)
+	if err == nil && os.SameFile(own, there) {
+		return nil
+	}
+	return fmt.Errorf("the folder %q is no longer the one that was opened: it was moved, or its disk was taken away: %w", s.dir, syscall.ESTALE)
 }
 
 // taken is the error for a name that is there already. Its writer may not have come to the sync of the folder yet, and who

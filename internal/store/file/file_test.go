@@ -124,3 +124,35 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }
+
+// TestFolderMoved: what nobody would find is not taken, and all is well again once the folder is back.
+func TestFolderMoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s := create(t, dir)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(name string) error {
+		_, err := s.Put(t.Context(), name, strings.NewReader("x"), store.PutOptions{})
+		return err
+	}
+	must(put("one"))
+	must(os.Rename(dir, dir+".old"))
+	if err := put("two"); err == nil || !strings.Contains(err.Error(), "no longer the one that was opened") || store.Refused(err) {
+		t.Errorf("moved away: %v", err)
+	}
+	must(os.Mkdir(dir, 0o700))
+	if err := put("two"); err == nil {
+		t.Error("another folder is in its place, and no error")
+	}
+	must(os.Remove(dir))
+	must(os.Rename(dir+".old", dir))
+	must(put("two"))
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%d files, %v", len(entries), err)
+	}
+}
