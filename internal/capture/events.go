@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -99,6 +100,8 @@ type Events struct {
 	stream pb.Watch_WatchClient
 	// connection is what the stream is on, to be closed after it; nil when it is the caller's.
 	connection io.Closer
+	closing    sync.Once
+	closed     error // what closing it gave
 	// arrivals come from receive, which closes done when it has ended.
 	arrivals chan arrival
 	done     chan struct{}
@@ -375,12 +378,12 @@ func (e *Events) hold() error {
 func (e *Events) Close() error {
 	e.cancel(context.Canceled)
 	<-e.done
-	if e.connection == nil {
-		return nil
-	}
-	own := e.connection
-	e.connection = nil // so that it may be closed again
-	return own.Close()
+	e.closing.Do(func() {
+		if e.connection != nil {
+			e.closed = e.connection.Close()
+		}
+	})
+	return e.closed
 }
 
 // explain puts the cause of a cancelled stream in the place of gRPC's word for it.
