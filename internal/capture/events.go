@@ -142,7 +142,11 @@ func OpenEvents(ctx context.Context, client *member.Client, from history.Revisio
 	}
 	e, err := openEvents(ctx, pb.NewWatchClient(own.Conn()), from, o)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open events of %s: %w", client.Endpoint(), err), own.Close())
+		err = fmt.Errorf("open events of %s: %w", client.Endpoint(), err)
+		if closing := own.Close(); closing != nil {
+			err = errors.Join(err, closing)
+		}
+		return nil, err
 	}
 	e.connection = own
 	return e, nil
