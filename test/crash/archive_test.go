@@ -204,7 +204,7 @@ func TestKilledArchiver(t *testing.T) {
 	for _, fresh := range []bool{true, false} {
 		calls, _ := r.run(t, never)
 		kills := 0
-		for _, at := range every(calls, 40) {
+		for _, at := range every(calls, 8) {
 			if fresh {
 				must(t, os.RemoveAll(memory))
 			}
@@ -213,7 +213,7 @@ func TestKilledArchiver(t *testing.T) {
 			}
 		}
 		t.Logf("from nothing %v: killed %d times, in a run of %d durable calls", fresh, kills, calls)
-		if kills < 25 {
+		if kills < 6 {
 			t.Errorf("only %d kills", kills)
 		}
 		r.run(t, never)
