@@ -17,7 +17,7 @@ const missed = 100_000
 // revision to the present one, and what a steady client of the cluster feels meanwhile.
 func archiveResume(ctx context.Context, l *lab, r *report) error {
 	const idleTime = 10 * time.Second
-	d, err := l.fill(ctx, r, "etcd", usual)
+	d, err := l.fill(ctx, r, "etcd", momentBytes)
 	if err != nil {
 		return err
 	}
@@ -51,6 +51,9 @@ func archiveResume(ctx context.Context, l *lab, r *report) error {
 		{name: "holdfast",
 			prepare: func() error { return c.steadily(ctx, missed) },
 			do:      steady(func(f figures) error { return v.resume(ctx, d, c, f) })},
+		{name: "unpaced",
+			prepare: func() error { return c.steadily(ctx, missed) },
+			do:      steady(func(f figures) error { return v.resume(ctx, d, c, f, "--max-rate", "0") })},
 		{name: "watch", do: steady(func(f figures) error {
 			return d.withServer(f, func() error { return catchUp(ctx, d.client, missed, f) })
 		})},
@@ -82,7 +85,7 @@ func (v *vault) archiveOnce(ctx context.Context, d *deployed, c *churn) error {
 }
 
 // resume starts the archiver again and waits until there is no hole behind it.
-func (v *vault) resume(ctx context.Context, d *deployed, c *churn, f figures) error {
+func (v *vault) resume(ctx context.Context, d *deployed, c *churn, f figures, more ...string) error {
 	now, err := d.client.Get(ctx, "revision", clientv3.WithCountOnly())
 	if err != nil {
 		return err
@@ -92,11 +95,16 @@ func (v *vault) resume(ctx context.Context, d *deployed, c *churn, f figures) er
 		return errors.New("the cluster has gone back")
 	}
 	began := time.Now()
-	a, err := v.archive(ctx, d)
+	a, err := v.archive(ctx, d, more...)
 	if err != nil {
 		return err
 	}
-	base, err := a.await(ctx, covering)
+	_, err = a.await(ctx, watching)
+	f["watching-after_s"] = time.Since(began).Seconds()
+	var base archived
+	if err == nil {
+		base, err = a.await(ctx, covering)
+	}
 	if err == nil && base.First > there-missed {
 		err = fmt.Errorf("the snapshot's history begins at %d", base.First)
 	}
