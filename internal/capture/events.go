@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -99,6 +100,8 @@ type Events struct {
 	stream pb.Watch_WatchClient
 	// connection is what the stream is on, to be closed after it; nil when it is the caller's.
 	connection io.Closer
+	closing    sync.Once
+	closed     error // what closing it gave
 	// arrivals come from receive, which closes done when it has ended.
 	arrivals chan arrival
 	done     chan struct{}
@@ -139,7 +142,11 @@ func OpenEvents(ctx context.Context, client *member.Client, from history.Revisio
 	}
 	e, err := openEvents(ctx, pb.NewWatchClient(own.Conn()), from, o)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open events of %s: %w", client.Endpoint(), err), own.Close())
+		err = fmt.Errorf("open events of %s: %w", client.Endpoint(), err)
+		if closing := own.Close(); closing != nil {
+			err = errors.Join(err, closing)
+		}
+		return nil, err
 	}
 	e.connection = own
 	return e, nil
@@ -375,12 +382,12 @@ func (e *Events) hold() error {
 func (e *Events) Close() error {
 	e.cancel(context.Canceled)
 	<-e.done
-	if e.connection == nil {
-		return nil
-	}
-	own := e.connection
-	e.connection = nil // so that it may be closed again
-	return own.Close()
+	e.closing.Do(func() {
+		if e.connection != nil {
+			e.closed = e.connection.Close()
+		}
+	})
+	return e.closed
 }
 
 // explain puts the cause of a cancelled stream in the place of gRPC's word for it.

@@ -55,6 +55,7 @@ type life struct {
 	mu      sync.Mutex
 	changes map[int64]*change
 	last    int64
+	settled int64         // what was archived when that was looked for last
 	grew    chan struct{} // one element when there is more
 
 	// compacted is up to where etcd itself cannot tell any more.
@@ -315,6 +316,7 @@ func (l *life) settle() {
 	l.archiver.start(l.t)
 	target := history.Revision(l.now())
 	poll(l.t, fmt.Sprintf("revision %d is archived", target), func() bool { return l.archived() >= target })
+	l.settled = int64(target)
 }
 
 // archived is the last revision that the repository has.
