@@ -30,8 +30,8 @@ type Options struct {
 	Cluster string
 	// Dir is a folder for the state and the spool, of this cluster in this repository alone; required. It is made.
 	Dir string
-	// Snapshot takes a snapshot of the cluster into the repository, on a new timeline when it is told so; required.
-	Snapshot func(ctx context.Context, newTimeline bool) (repository.Manifest, error)
+	// Snapshot takes a snapshot of the cluster into the repository; required.
+	Snapshot func(ctx context.Context, what Wanted) (repository.Manifest, error)
 	// Flush is how long an event waits at most before its segment is made; 1 s.
 	Flush time.Duration
 	// FlushSize is how many bytes of events make a segment before that; 8 MiB.
@@ -71,6 +71,14 @@ type Members func(ctx context.Context) ([]*member.Client, error)
 // Fixed are members that stay the same. The caller closes the clients, after Run.
 func Fixed(clients []*member.Client) Members {
 	return func(context.Context) ([]*member.Client, error) { return clients, nil }
+}
+
+// Wanted says what snapshot is wanted.
+type Wanted struct {
+	// NewTimeline is that it begins one.
+	NewTimeline bool
+	// Prompt is that the cluster is not covered until it is there.
+	Prompt bool
 }
 
 func (o Options) withDefaults() Options {

@@ -364,8 +364,9 @@ func TestNewerTimeline(t *testing.T) {
 	r.stored(put(t, server, 5))
 	m, err := backup.Run(t.Context(), w.Repository, h.writer, h.clients, backup.Options{Cluster: cluster, NewTimeline: true})
 	must(t, err)
-	r.await("the other timeline", func(events []Event) bool {
-		return slices.ContainsFunc(events, func(e Event) bool { return e.Begun != nil && e.Begun.Timeline == m.Timeline })
+	r.await("a watch of the other timeline", func(events []Event) bool {
+		at := slices.IndexFunc(events, func(e Event) bool { return e.Begun != nil && e.Begun.Timeline == m.Timeline })
+		return at >= 0 && slices.ContainsFunc(events[at:], func(e Event) bool { return e.Watching != nil })
 	})
 	revision := put(t, server, 5)
 	r.await("a segment of it", func(events []Event) bool {

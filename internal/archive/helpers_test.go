@@ -126,8 +126,8 @@ func (h *host) start(t testing.TB, change func(*Options)) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t: t, cancel: cancel, done: make(chan error, 1), heard: make(chan struct{})}
 	o := Options{Cluster: cluster, Dir: filepath.Join(h.dir, "archive"), Flush: 20 * time.Millisecond, Takeover: time.Second, Observe: r.hear}
-	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
-		m, err := backup.Run(ctx, h.Repository, h.writer, h.clients, backup.Options{Cluster: cluster, NewTimeline: newTimeline})
+	o.Snapshot = func(ctx context.Context, what Wanted) (repository.Manifest, error) {
+		m, err := backup.Run(ctx, h.Repository, h.writer, h.clients, backup.Options{Cluster: cluster, NewTimeline: what.NewTimeline})
 		if errors.Is(err, backup.ErrOtherCluster) || errors.Is(err, backup.ErrWentBack) {
 			err = store.Mark(err, ErrFinal)
 		}
@@ -364,9 +364,9 @@ func put(t testing.TB, server *etcdtest.Server, n int) (revision int64) {
 }
 
 // heldBack tells when a snapshot is asked for, and takes it when it is let.
-func heldBack(take func(context.Context, bool) (repository.Manifest, error), begun chan<- bool, goOn <-chan error) func(context.Context, bool) (repository.Manifest, error) {
-	return func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
-		begun <- newTimeline
+func heldBack(take func(context.Context, Wanted) (repository.Manifest, error), begun chan<- bool, goOn <-chan error) func(context.Context, Wanted) (repository.Manifest, error) {
+	return func(ctx context.Context, what Wanted) (repository.Manifest, error) {
+		begun <- what.NewTimeline
 		select {
 		case err := <-goOn:
 			if err != nil {
@@ -375,6 +375,6 @@ func heldBack(take func(context.Context, bool) (repository.Manifest, error), beg
 		case <-ctx.Done():
 			return repository.Manifest{}, context.Cause(ctx)
 		}
-		return take(ctx, newTimeline)
+		return take(ctx, what)
 	}
 }

@@ -13,12 +13,12 @@ import (
 )
 
 // snapshot takes a snapshot, one at a time, and tells of it.
-func (a *archiver) snapshot(ctx context.Context, newTimeline bool, why string) (repository.Manifest, error) {
+func (a *archiver) snapshot(ctx context.Context, what Wanted, why string) (repository.Manifest, error) {
 	a.snapshotting.Lock()
 	defer a.snapshotting.Unlock()
 	// Asked before, so that what changes meanwhile is a change that is seen.
 	auth, _ := a.authRevision(ctx) // 0 when nobody tells
-	m, err := a.Snapshot(ctx, newTimeline)
+	m, err := a.Snapshot(ctx, what)
 	if err != nil {
 		return m, err
 	}
@@ -60,7 +60,7 @@ func (a *archiver) keep(ctx context.Context) error {
 			why = fmt.Sprintf("the last one is older than %s", a.SnapshotEvery)
 		}
 		if why != "" {
-			if _, err := a.snapshot(ctx, false, why); err != nil && ctx.Err() == nil {
+			if _, err := a.snapshot(ctx, Wanted{}, why); err != nil && ctx.Err() == nil {
 				a.Observe(Event{Trouble: fmt.Errorf("snapshot that is due: %w", err)})
 			}
 		}

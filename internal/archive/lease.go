@@ -82,6 +82,14 @@ func (h horizon) holder(session string) *Holder {
 	return holder
 }
 
+// own tells whether the archiver of a session had the last word, so that it goes on where it ended and nobody was there since.
+func (h horizon) own(session string) bool {
+	if !h.lease.ID.IsZero() && h.lease.Revision >= h.end() {
+		return h.lease.Session == session
+	}
+	return h.last != nil && h.last.Session == session
+}
+
 // same tells whether nothing was said in between.
 func (h horizon) same(o horizon) bool {
 	return h.timeline == o.timeline && h.lease.ID == o.lease.ID && h.end() == o.end()
@@ -245,6 +253,9 @@ func (a *archiver) claim(ctx context.Context, h horizon) (won bool, _ horizon, e
 	own, err := a.putLease(ctx, false)
 	if err != nil {
 		return false, h, err
+	}
+	if h.own(a.session) {
+		return true, h, nil // whoever claims at this moment finds the claim, or the fence; it is not worth to wait for
 	}
 	if !wait(ctx, min(settleTime, a.Takeover/10)) {
 		return false, h, context.Cause(ctx)

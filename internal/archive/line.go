@@ -414,7 +414,7 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v
 
 // cover takes the snapshot that a new part of the line begins with, and says what is missing before it.
 func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v verdict) error {
-	m, err := a.snapshot(ctx, v.otherLife, v.why.Error())
+	m, err := a.snapshot(ctx, Wanted{NewTimeline: v.otherLife, Prompt: true}, v.why.Error())
 	if err != nil {
 		return err
 	}

@@ -30,13 +30,17 @@ func Folder(base string, repo *repository.Repository, cluster string) string {
 // cluster whose history cannot be that of the repository ends it with backup.ErrOtherCluster or backup.ErrWentBack: a person
 // must say that it was restored, by o.NewTimeline.
 func Run(ctx context.Context, repo *repository.Repository, writer *repository.Writer, members archive.Members, o archive.Options, rate capture.Rate) error {
-	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
+	o.Snapshot = func(ctx context.Context, what archive.Wanted) (repository.Manifest, error) {
 		clients, err := members(ctx)
 		if err != nil {
 			return repository.Manifest{}, err
 		}
+		pace := rate
+		if rate == capture.Automatic && what.Prompt {
+			pace = capture.Prompt
+		}
 		m, err := backup.Run(ctx, repo, writer, clients, backup.Options{
-			Cluster: o.Cluster, Rate: rate, CASHA256: o.CASHA256, NewTimeline: newTimeline,
+			Cluster: o.Cluster, Rate: pace, CASHA256: o.CASHA256, NewTimeline: what.NewTimeline,
 		})
 		if errors.Is(err, backup.ErrOtherCluster) || errors.Is(err, backup.ErrWentBack) {
 			err = store.Mark(err, archive.ErrFinal)

@@ -59,7 +59,7 @@ func Open(ctx context.Context, client *member.Client, pace Rate) (*Stream, error
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot of %s: %w", client.Endpoint(), err)
 	}
-	if pace == Automatic && s.limit != nil && s.size > considerateFrom {
+	if (pace == Automatic || pace == Prompt) && s.limit != nil && s.size > considerateFrom {
 		s.unwatch = considerate(s.ctx, client.Probe, s.limit, longestRate(s.size))
 	}
 	return s, nil

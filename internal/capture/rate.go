@@ -15,6 +15,8 @@ const (
 	// DefaultLocalRate is the pace, in bytes of backend per second, of a snapshot of a member on the same machine.
 	// It is lowered while the member's clients would feel it, see considerate.
 	DefaultLocalRate = 60_000_000
+	// promptLocalRate is that for Prompt. It is lowered as the other one is, so that it is felt for a moment at most.
+	promptLocalRate = 4 * DefaultLocalRate
 	// LongestPaced bounds how long a pace may stretch a snapshot: a member keeps every page that was freed
 	// meanwhile, so a slow snapshot makes its backend grow.
 	LongestPaced = 10 * time.Minute
@@ -33,6 +35,8 @@ const (
 	Automatic Rate = -1
 	// Unlimited does not pace.
 	Unlimited Rate = 0
+	// Prompt is Automatic for a snapshot that something waits for: four times as fast.
+	Prompt Rate = -2
 )
 
 // effectiveRate gives the pace in bytes per second, 0 for none.
@@ -40,7 +44,9 @@ func effectiveRate(pace Rate, local bool, size int64) int64 {
 	switch {
 	case pace == Automatic && local:
 		pace = DefaultLocalRate
-	case pace == Automatic || pace == Unlimited:
+	case pace == Prompt && local:
+		pace = promptLocalRate
+	case pace == Automatic || pace == Prompt || pace == Unlimited:
 		return 0
 	}
 	return max(int64(pace), longestRate(size))

@@ -25,6 +25,9 @@ func TestEffectiveRate(t *testing.T) {
 		{Unlimited, false, 1, 0},
 		{Automatic, false, 50 * gigabyte, 0},
 		{Automatic, true, 0, 60_000_000},
+		{Prompt, false, 50 * gigabyte, 0},
+		{Prompt, true, 0, 240_000_000},
+		{Prompt, true, 288 * gigabyte, 480_000_000},
 		{Automatic, true, 36 * gigabyte, 60_000_000},          // exactly 10 minutes
 		{Automatic, true, 36*gigabyte + 1, 60_000_001},        // a byte more takes more
 		{Automatic, true, 72 * gigabyte, 120_000_000},         // twice as much, twice as fast

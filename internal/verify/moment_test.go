@@ -74,8 +74,8 @@ func (w *archived) archive(t *testing.T, hashEvery time.Duration, work func() hi
 	began := make(chan struct{})
 	heard := make(chan struct{}, 1)
 	o := archive.Options{Cluster: "prod", Dir: filepath.Join(w.dir, "archive"), Flush: 10 * time.Millisecond, HashEvery: hashEvery}
-	o.Snapshot = func(ctx context.Context, newTimeline bool) (repository.Manifest, error) {
-		return backup.Run(ctx, w.Repository, w.writer, []*member.Client{w.client}, backup.Options{Cluster: "prod", NewTimeline: newTimeline})
+	o.Snapshot = func(ctx context.Context, what archive.Wanted) (repository.Manifest, error) {
+		return backup.Run(ctx, w.Repository, w.writer, []*member.Client{w.client}, backup.Options{Cluster: "prod", NewTimeline: what.NewTimeline})
 	}
 	o.Observe = func(e archive.Event) {
 		switch {

@@ -30,15 +30,11 @@ func momentMemory(ctx context.Context, l *lab, r *report) error {
 	clean := func() error { return os.RemoveAll(data) }
 	err = l.alternate(ctx, r, []work{
 		{name: "archive", do: func(f figures) error {
-			// The first round begins with a snapshot; --new-timeline makes each of the others begin with one as well.
-			var more []string
-			if first != 0 {
-				more = []string{"--new-timeline"}
-				if err := os.RemoveAll(l.archiveState()); err != nil {
-					return err
-				}
+			// Without what it knows, each archiver begins with a snapshot.
+			if err := os.RemoveAll(l.archiveState()); err != nil {
+				return err
 			}
-			a, err := v.archive(ctx, d, append(more, "--max-rate", "0")...)
+			a, err := v.archive(ctx, d, "--max-rate", "0")
 			if err != nil {
 				return err
 			}
