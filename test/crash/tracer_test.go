@@ -89,7 +89,7 @@ func (p *tracer) start(log string, env, argv []string) error {
 	}
 	defer null.Close()
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
-		Env: env, Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true},
+		Env: env, Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true, Setpgid: true},
 	})
 	if err != nil {
 		return fmt.Errorf("start %q: %w", argv, err)
@@ -119,7 +119,8 @@ func (p *tracer) follow(kill func(n int, c call) bool) error {
 		}
 		var status syscall.WaitStatus
 		for {
-			if err := wait(-1, &status, &id); err != nil {
+			// This thread may have started other programs of the test before, so that it waits for one group alone.
+			if err := wait(-p.pid, &status, &id); err != nil {
 				return err
 			}
 			if status.Stopped() {
@@ -189,7 +190,7 @@ func (p *tracer) end(s syscall.Signal) {
 	<-p.done
 }
 
-// wait waits for a process or thread that this thread traces, and for no other child of the test.
+// wait waits for a child of this thread, or for what else it traces: a process, or one of a group when it is negative.
 func wait(pid int, status *syscall.WaitStatus, got *int) error {
 	for {
 		id, err := syscall.Wait4(pid, status, unix.WALL|unix.WNOTHREAD, nil)
