@@ -91,6 +91,40 @@ func (p Parts) segments(ctx context.Context, c Chain) (list []replay.Segment, en
 	return list, ahead.end
 }
 
+// PartError is what is wrong with one part of a chain. Where that is damage, another chain may do without it.
+type PartError struct {
+	// Snapshot is the snapshot, or else Segment is the segment.
+	Snapshot repository.ID
+	Segment  repository.SegmentPoint
+	// Name is either in the words of a person.
+	Name string
+	Err  error
+}
+
+// Error names the part, and nothing of its content.
+func (e *PartError) Error() string { return e.Name + ": " + e.Err.Error() }
+
+// Unwrap gives what is wrong.
+func (e *PartError) Unwrap() error { return e.Err }
+
+// OfSnapshot says that an error is about a snapshot.
+func OfSnapshot(m repository.Manifest, err error) *PartError {
+	return &PartError{Snapshot: m.ID, Name: "snapshot " + m.ID.Short(), Err: err}
+}
+
+// OfSegment says that an error is about a segment.
+func OfSegment(s repository.Segment, err error) *PartError {
+	return &PartError{Segment: s.Point(), Name: "segment " + s.Range().String(), Err: err}
+}
+
+// Fetch writes the backend file of a snapshot to dst, as Repository.FetchScanned does.
+func (p Parts) Fetch(ctx context.Context, m repository.Manifest, dst io.Writer, scanner *snapshot.Scanner) error {
+	if err := p.Repository.FetchScanned(ctx, m, p.Identities, dst, p.Observe, scanner); err != nil {
+		return OfSnapshot(m, err)
+	}
+	return nil
+}
+
 // base brings the snapshot of a chain to the disk, and checks all of it.
 func (p Parts) base(ctx context.Context, m repository.Manifest, path string) (base replay.Base, err error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -99,8 +133,8 @@ func (p Parts) base(ctx context.Context, m repository.Manifest, path string) (ba
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	scanner := snapshot.NewScanner(snapshot.Options{Size: m.Content.Size})
-	if err := p.Repository.FetchScanned(ctx, m, p.Identities, durable.NewOverlapped(file), p.Observe, scanner); err != nil {
-		return base, fmt.Errorf("snapshot %s: %w", m.ID.Short(), err)
+	if err := p.Fetch(ctx, m, durable.NewOverlapped(file), scanner); err != nil {
+		return base, err
 	}
 	info, err := scanner.Finish()
 	return replay.Base{File: path, Info: info, Index: scanner.Index()}, err
@@ -110,7 +144,7 @@ func (p Parts) base(ctx context.Context, m repository.Manifest, path string) (ba
 type segmentEvents struct {
 	content io.ReadCloser
 	*segment.Reader
-	name history.Range
+	of repository.Segment
 	// from is the first revision that is given; what comes before was given by the segment before.
 	from history.Revision
 }
@@ -123,7 +157,7 @@ func (p Parts) open(s repository.Segment, stored func() (io.ReadCloser, error)) 
 		content, err = repository.UnsealSegment(s, object, p.Identities)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("segment %s: %w", s.Range(), err)
+		return nil, OfSegment(s, err)
 	}
 	var plain io.Reader = content
 	if p.Observe != nil {
@@ -134,9 +168,9 @@ func (p Parts) open(s repository.Segment, stored func() (io.ReadCloser, error)) 
 		err = fmt.Errorf("%w: it says that it holds %s", repository.ErrForged, reader.Head().Range)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("segment %s: %w", s.Range(), err), content.Close())
+		return nil, errors.Join(OfSegment(s, err), content.Close())
 	}
-	return &segmentEvents{content: content, Reader: reader, name: s.Range()}, nil
+	return &segmentEvents{content: content, Reader: reader, of: s}, nil
 }
 
 func (e *segmentEvents) Next() (history.Event, error) {
@@ -145,7 +179,7 @@ func (e *segmentEvents) Next() (history.Event, error) {
 		event, err = e.Reader.Next()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("segment %s: %w", e.name, err)
+		err = OfSegment(e.of, err)
 	}
 	return event, err
 }

@@ -10,9 +10,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/holdfast-project/holdfast/internal/chain"
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/verify"
 )
 
 // archivedLine is what list knows of one timeline of an archive.
@@ -29,8 +31,8 @@ type archivedLine struct {
 }
 
 // archiveOf reads what the archive of a cluster says, given its snapshots; nothing when there is no archive. Wrong is what cannot
-// be believed in it.
-func archiveOf(ctx context.Context, repo *repository.Repository, cluster string, reads []repository.Read) (lines []archivedLine, wrong []error, err error) {
+// be believed in it. read is segmentsOf or listedSegments.
+func archiveOf(ctx context.Context, repo *repository.Repository, cluster string, reads []repository.Read, read readSegments) (lines []archivedLine, wrong []error, err error) {
 	archived, err := repo.ArchivedTimelines(ctx, cluster)
 	if err != nil || len(archived) == 0 {
 		return nil, nil, err
@@ -59,7 +61,7 @@ func archiveOf(ctx context.Context, repo *repository.Repository, cluster string,
 	for _, name := range strange {
 		wrong = append(wrong, fmt.Errorf("object %q is in the archive and does not belong there", name))
 	}
-	segments, more, err := segmentsOf(ctx, repo, points)
+	segments, more, err := read(ctx, repo, points)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -75,6 +77,36 @@ func archiveOf(ctx context.Context, repo *repository.Repository, cluster string,
 		lines = append(lines, *state)
 	}
 	return lines, wrong, nil
+}
+
+// readSegments gives the segments that count, and why others do not.
+type readSegments func(context.Context, *repository.Repository, []repository.SegmentPoint) (segments []repository.Segment, strange []error, err error)
+
+// listedSegments are segmentsOf whose objects are there. One that is gone does not hide what it was merged from.
+func listedSegments(ctx context.Context, repo *repository.Repository, points []repository.SegmentPoint) (segments []repository.Segment, strange []error, err error) {
+	var gone []error
+	for {
+		segments, strange, err = segmentsOf(ctx, repo, points)
+		if err != nil || len(segments) == 0 {
+			return nil, append(strange, gone...), err
+		}
+		found, err := repo.CheckSegmentsListed(ctx, points[0].Cluster, segments)
+		if err != nil {
+			return nil, nil, err
+		}
+		without := map[repository.SegmentPoint]bool{}
+		for i, s := range segments {
+			if verify.Damage(found[i]) {
+				without[s.Point()], gone = true, append(gone, chain.OfSegment(s, found[i]))
+			} else if found[i] != nil {
+				return nil, nil, found[i]
+			}
+		}
+		if len(without) == 0 {
+			return segments, append(strange, gone...), nil
+		}
+		points = slices.DeleteFunc(points, func(p repository.SegmentPoint) bool { return without[p] })
+	}
 }
 
 // notesOf reads what is noted of a timeline.

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/verify"
 )
 
 // listed is one snapshot as list tells of it; docs/contracts/repository.md has the JSON form.
@@ -38,6 +39,8 @@ type listed struct {
 	Keys    []string `json:"keys"`
 	OldKeys bool     `json:"old-keys"`
 	Error   string   `json:"error,omitempty"`
+	// Problem is what is wrong with its object, as a listing tells.
+	Problem string `json:"problem,omitempty"`
 	// Archive is what the archive of the timeline holds; only of the newest snapshot of each timeline that has one.
 	Archive *listedArchive `json:"archive,omitempty"`
 
@@ -62,9 +65,11 @@ func (a *app) list() *cobra.Command {
 		Short: "List the snapshots of a repository, oldest first, and how well each is known to be good",
 		Long: "List the snapshots of a repository, oldest first, with what their signed manifests say, and the last verification that\n" +
 			"decides: stored (checked while it was made, and not since), verified (all of its content was read again), proven (restored\n" +
-			"into an etcd that started and had the hash of the live cluster), bad. Of clusters that are archived it shows which revisions\n" +
-			"and times can be restored, what is missing and why, and how the archive stands. What is bad, cannot be believed or is missing\n" +
-			"is named, and makes the exit code 3; a loss that an archiver has recorded is history, and does so with --gapless-within only. So do the limits for monitoring: --max-age, --proven-within, --max-lag, --gapless-within.",
+			"into an etcd that started and had the hash of the live cluster), bad (found damaged, or its object is not in the store any\n" +
+			"more). Of clusters that are archived it shows which revisions and times can be restored, what is missing and why, and how the\n" +
+			"archive stands. What is bad, cannot be believed or is missing is named, and makes the exit code 3; a loss that an archiver\n" +
+			"has recorded is history, and does so with --gapless-within only. So do the limits for monitoring: --max-age,\n" +
+			"--proven-within, --max-lag, --gapless-within.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			repo, err := a.openForLook(c.Context(), &f)
@@ -95,7 +100,7 @@ func (a *app) list() *cobra.Command {
 				}
 				all, reads, bad = append(all, some...), append(reads, read...), append(bad, wrong...)
 				bad = append(bad, l.overdue(cluster, some, time.Now())...)
-				lines, odd, err := archiveOf(c.Context(), repo, cluster, read)
+				lines, odd, err := archiveOf(c.Context(), repo, cluster, usable(read, some), listedSegments)
 				if err != nil {
 					return err
 				}
@@ -215,8 +220,15 @@ func listCluster(ctx context.Context, repo *repository.Repository, cluster strin
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	gone, err := goneSnapshots(ctx, repo, cluster, reads)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	for _, read := range reads {
 		one := listedOf(read, repository.ProofOf(read, bySnapshot[read.Point.ID]))
+		if err := gone[read.Point.ID]; err != nil {
+			one.Standing, one.Problem = repository.StandingBad, err.Error()
+		}
 		if pin := pins[read.Point.ID].Pin; pin.Pinned {
 			one.Pinned, one.PinReason = true, pin.Reason
 		}
@@ -224,12 +236,41 @@ func listCluster(ctx context.Context, repo *repository.Repository, cluster strin
 		switch {
 		case read.Err != nil:
 			wrong = append(wrong, read.Err)
+		case one.Problem != "":
+			wrong = append(wrong, fmt.Errorf("snapshot %s of cluster %s: %s", one.ID, cluster, one.Problem))
 		case one.Standing == repository.StandingBad:
 			wrong = append(wrong, fmt.Errorf("snapshot %s of cluster %s was found damaged, %s", one.ID, cluster, one.Verified))
 		}
 		all = append(all, one)
 	}
 	return all, reads, wrong, nil
+}
+
+// goneSnapshots says of which snapshots the objects are not there with their sizes.
+func goneSnapshots(ctx context.Context, repo *repository.Repository, cluster string, reads []repository.Read) (map[repository.ID]error, error) {
+	manifests, _ := believed(reads)
+	found, err := repo.CheckSnapshotsListed(ctx, cluster, manifests)
+	if err != nil {
+		return nil, err
+	}
+	gone := map[repository.ID]error{}
+	for i, err := range found {
+		if err != nil && !verify.Damage(err) {
+			return nil, err
+		}
+		gone[manifests[i].ID] = err
+	}
+	return gone, nil
+}
+
+// usable are those snapshots that the list, which has them in the same order, finds nothing wrong with.
+func usable(reads []repository.Read, all []listed) (good []repository.Read) {
+	for i, read := range reads {
+		if all[i].Standing != repository.StandingBad {
+			good = append(good, read)
+		}
+	}
+	return good
 }
 
 func listedOf(read repository.Read, proof repository.Proof) listed {
@@ -315,7 +356,7 @@ func (l listed) standingText(now time.Time) string {
 	if l.Standing == repository.StandingBad {
 		text = "BAD"
 	}
-	if !l.proof.At.IsZero() && l.Error == "" {
+	if !l.proof.At.IsZero() && l.Error == "" && l.Problem == "" {
 		text += ", " + ago(now.Sub(l.proof.At))
 	}
 	if l.Pinned {

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/segment"
+	"github.com/holdfast-project/holdfast/internal/store"
 	"github.com/holdfast-project/holdfast/internal/store/faultstore"
 	"github.com/holdfast-project/holdfast/internal/store/file"
 )
@@ -317,5 +318,39 @@ func TestPruneUnreadBase(t *testing.T) {
 		if code, _, talk := w.run(strings.Fields(words)...); code == 0 || !strings.Contains(talk, want) {
 			t.Errorf("%s: exit code %d, %s", words, code, talk)
 		}
+	}
+}
+
+// TestLostMerged: a merged segment whose object is gone does not hide the segments that it was made of.
+func TestLostMerged(t *testing.T) {
+	w := newArchived(t)
+	w.ok("merge", "--identity", filepath.Join(w.dir, "key.txt"))
+	points, _, err := w.repo.SegmentPoints(t.Context(), "prod", "")
+	must(t, err)
+	count := func() (levels map[int]int, strange []error) {
+		t.Helper()
+		segments, strange, err := listedSegments(t.Context(), w.repo, slices.Clone(points))
+		must(t, err)
+		levels = map[int]int{}
+		for _, s := range segments {
+			levels[s.Level]++
+		}
+		return levels, strange
+	}
+	if levels, strange := count(); !cmp.Equal(levels, map[int]int{repository.SegmentDay: 6, repository.SegmentLive: 10}) || len(strange) > 0 {
+		t.Errorf("all there: %v, %v", levels, strange)
+	}
+	day := w.segments()[40]
+	must(t, os.Remove(filepath.Join(w.dir, "repo", filepath.FromSlash(day.Object.Name))))
+	levels, strange := count()
+	if want := map[int]int{repository.SegmentDay: 5, repository.SegmentLive: 10 + int(day.Range().Len())}; !cmp.Equal(levels, want) {
+		t.Errorf("one gone: %v, want %v", levels, want)
+	}
+	if len(strange) != 1 || !errors.Is(strange[0], store.ErrNotFound) {
+		t.Errorf("told: %v", strange)
+	}
+	code, _, talk := w.run("list")
+	if code != 3 || !strings.Contains(talk, "segment "+day.Range().String()+": object not found") {
+		t.Errorf("list: exit code %d, %s", code, talk)
 	}
 }

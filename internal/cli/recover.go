@@ -77,14 +77,12 @@ func (a *app) export() *cobra.Command {
 			if err := r.identify(&f); err != nil {
 				return err
 			}
-			show := a.transferProgress("read "+r.asked, &f)
-			defer show.close()
-			r.parts.Observe = show.counter(r.chain.Size())
-			err = publish(target, overwrite, func(out io.Writer) error { return r.write(c.Context(), target, format, keepHistory, out) })
-			if err != nil {
-				return fmt.Errorf("export %s: %w", r.asked, err)
+			do := func() error { return a.exportTo(c.Context(), &f, r, target, overwrite, format, keepHistory) }
+			for err := do(); err != nil; err = do() {
+				if err := a.goAround(c.Context(), &f, r, err); err != nil {
+					return fmt.Errorf("export %s: %w", r.asked, err)
+				}
 			}
-			show.close()
 			if f.output == "json" {
 				return json.NewEncoder(a.Stdout).Encode(exported{File: target, Format: format, ID: r.chain.Base.ID.Long(), Cluster: r.cluster, Revision: int64(r.chain.Revision)})
 			}
@@ -106,6 +104,14 @@ func (a *app) export() *cobra.Command {
 	return command
 }
 
+// exportTo makes the file.
+func (a *app) exportTo(ctx context.Context, f *repoFlags, r *resolved, target string, overwrite bool, format string, keepHistory bool) error {
+	show := a.transferProgress("read "+r.asked, f)
+	defer show.close()
+	r.parts.Observe = show.counter(r.chain.Size())
+	return publish(target, overwrite, func(out io.Writer) error { return r.write(ctx, target, format, keepHistory, out) })
+}
+
 // exported is what export says; docs/contracts/repository.md has the JSON form.
 type exported struct {
 	File     string `json:"file"`
@@ -121,7 +127,7 @@ func (r *resolved) write(ctx context.Context, target, format string, keepHistory
 	chain := r.restoreChain(keepHistory)
 	size := chain.Base.Content.Size
 	fetch := func(ctx context.Context, dst io.Writer) error {
-		return r.repo.FetchScanned(ctx, chain.Base, r.parts.Identities, dst, r.parts.Observe, snapshot.NewScanner(snapshot.Options{Size: size}))
+		return r.parts.Fetch(ctx, chain.Base, dst, snapshot.NewScanner(snapshot.Options{Size: size}))
 	}
 	if !chain.Plain() {
 		work, err := os.MkdirTemp(filepath.Dir(target), "."+filepath.Base(target)+".*.work") // its mode is 0700
@@ -342,11 +348,19 @@ func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *r
 		return err
 	}
 	result, err := a.carryOut(ctx, f, r, chain, o.FreshOptions)
-	if errors.Is(err, restore.ErrNoToken) {
-		return noToken(err)
-	}
-	if err != nil {
-		return err
+	for err != nil {
+		if errors.Is(err, restore.ErrNoToken) {
+			return noToken(err)
+		}
+		if err := a.goAround(ctx, f, r, err); err != nil {
+			return err
+		}
+		chain = r.restoreChain(o.keepHistory)
+		if err := o.compatible(&plan, chain.Base); err != nil {
+			return err
+		}
+		o.Size = chain.Space()
+		result, err = a.carryOut(ctx, f, r, chain, o.FreshOptions)
 	}
 	if f.output == "json" {
 		return json.NewEncoder(a.Stdout).Encode(restored{
@@ -395,7 +409,7 @@ func (a *app) carryOut(ctx context.Context, f *repoFlags, r *resolved, to chain.
 	r.parts.Observe = show.counter(r.chain.Size())
 	if to.Plain() {
 		o.Fetch = func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
-			return r.repo.FetchScanned(ctx, to.Base, r.parts.Identities, dst, r.parts.Observe, scanner)
+			return r.parts.Fetch(ctx, to.Base, dst, scanner)
 		}
 	} else {
 		o.Build = func(ctx context.Context, path, work string) error {

@@ -62,8 +62,14 @@ type resolved struct {
 	// asked is the target as a person would say it.
 	asked string
 	chain coverage.Chain
-	// snapshots are the points of the cluster, timelines what is known of it.
+	// named tells that a snapshot was asked for by its name, so that nothing else will do.
+	named bool
+	// reads are the snapshots of the cluster, and timelines what is known of it without those that are broken. highest is the
+	// highest revision that is known of, with them.
+	reads     map[repository.ID]repository.Read
 	timelines []coverage.Timeline
+	highest   history.Revision
+	broken    broken
 }
 
 // restoreChain is the chain in the words of restore.
@@ -125,39 +131,17 @@ func (a *app) resolve(ctx context.Context, f *repoFlags, t *targetFlags, word st
 	} else if !slices.Contains(clusters, r.cluster) {
 		return nil, noSnapshots(r.cluster, clusters)
 	}
-	var strange []error
-	if r.timelines, strange, err = coverageOf(ctx, repo, r.cluster); err != nil {
-		return nil, err
-	}
-	for _, err := range strange {
-		fmt.Fprintf(a.Stderr, "passed over: %v\n", err)
-	}
 	if word == "" {
 		word = t.snapshot
 	}
 	if word != "" && word != "latest" {
-		return r, r.pick(ctx, word)
-	}
-	times := func(s repository.Segment) ([]history.Span, error) {
-		if err := r.identify(f); err != nil {
-			return nil, fmt.Errorf("look when revisions %s came about: %w", s.Range(), err)
-		}
-		return r.parts.Times(ctx, s)
-	}
-	if t.random {
-		if target.Revision, target.Timeline, err = randomMoment(r.timelines); err != nil {
+		if err := a.look(ctx, r); err != nil {
 			return nil, err
 		}
-		r.asked = target.String()
+		return r, r.pick(ctx, word)
 	}
-	r.chain, err = coverage.Resolve(r.timelines, target, times)
-	_, refused := errors.AsType[*coverage.Unreachable](err)
-	if err != nil && !refused && target.Time.IsZero() && (t.drilled || errors.Is(err, errNoKey)) {
-		// A revision is the same whenever it came about: who only plans needs no key for it, and damage is what a drill is for.
-		r.chain, err = coverage.Resolve(r.timelines, target, nil)
-		_, refused = errors.AsType[*coverage.Unreachable](err)
-	}
-	if refused {
+	err = a.reach(ctx, f, r, t, target)
+	if _, refused := errors.AsType[*coverage.Unreachable](err); refused {
 		return nil, hinted{err, a.Program + " list shows what can be reached"}
 	}
 	return r, err
@@ -205,7 +189,7 @@ func (r *resolved) pick(ctx context.Context, word string) error {
 	if err != nil {
 		return err
 	}
-	r.asked = "snapshot " + m.ID.Short()
+	r.named, r.asked = true, "snapshot "+m.ID.Short()
 	r.chain = coverage.Chain{Timeline: m.Timeline, Revision: m.Content.Revision, Base: m, Newest: m.Content.Revision,
 		Time: history.Span{Range: history.Range{First: m.Content.Revision, Last: m.Content.Revision}, To: m.Completed}}
 	for _, t := range r.timelines {
@@ -217,34 +201,20 @@ func (r *resolved) pick(ctx context.Context, word string) error {
 	return nil
 }
 
-// coverageOf reads the manifests of a cluster. What cannot be believed does not count, and is told.
-func coverageOf(ctx context.Context, repo *repository.Repository, cluster string) (timelines []coverage.Timeline, strange []error, err error) {
-	reads, _, err := repo.Snapshots(ctx, cluster)
-	if err != nil {
-		return nil, nil, err
-	}
-	manifests, strange := believed(reads)
-	points, _, err := repo.SegmentPoints(ctx, cluster, "")
-	if err != nil {
-		return nil, nil, err
-	}
-	segments, more, err := segmentsOf(ctx, repo, points)
-	if err != nil {
-		return nil, nil, err
-	}
+// seenOf is what the archivers of a cluster say of the ends of its timelines.
+func seenOf(ctx context.Context, repo *repository.Repository, cluster string) (seen []coverage.Seen, err error) {
 	archived, err := repo.ArchivedTimelines(ctx, cluster)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var seen []coverage.Seen
 	for _, line := range archived {
 		lease, err := lastLease(ctx, repo, cluster, line)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		seen = append(seen, seenBy(lease)...)
 	}
-	return coverage.Of(manifests, segments, seen), append(strange, more...), nil
+	return seen, nil
 }
 
 // believed parts manifests from why others are none.

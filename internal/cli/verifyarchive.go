@@ -61,7 +61,7 @@ func (v *verification) archives(ctx context.Context, reads []repository.Read, pa
 // archive verifies the archive of one cluster.
 func (v *verification) archive(ctx context.Context, cluster string, reads []repository.Read, part float64) (bad, failed []error, err error) {
 	began := time.Now()
-	lines, wrong, err := archiveOf(ctx, v.repo, cluster, reads)
+	lines, wrong, err := archiveOf(ctx, v.repo, cluster, reads, segmentsOf)
 	if err != nil || len(lines) == 0 && len(wrong) == 0 {
 		return wrong, nil, err
 	}

@@ -136,7 +136,7 @@ func Resolve(timelines []Timeline, target Target, times Times) (Chain, error) {
 		return Chain{}, err
 	}
 	for _, t := range timelines {
-		chain.Highest = max(chain.Highest, t.highest())
+		chain.Highest = max(chain.Highest, t.Highest())
 	}
 	return chain, nil
 }
@@ -151,8 +151,8 @@ func restorable(timelines []Timeline) (names []string) {
 	return names
 }
 
-// highest is the highest revision that anything is known of.
-func (t Timeline) highest() (r history.Revision) {
+// Highest is the highest revision that anything is known of.
+func (t Timeline) Highest() (r history.Revision) {
 	r = t.Last()
 	for _, s := range t.Segments {
 		r = max(r, s.Last)

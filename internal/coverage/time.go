@@ -149,7 +149,7 @@ func resolveTime(of []Timeline, target Target, times Times) (Chain, error) {
 		return Chain{}, err
 	}
 	// low is the highest revision that was surely there, high the highest that can have been there.
-	low, high := history.Revision(0), t.highest()
+	low, high := history.Revision(0), t.Highest()
 	knots := t.knots(spans)
 	for _, k := range knots {
 		if !k.there.IsZero() && !k.there.After(at) {

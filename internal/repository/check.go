@@ -201,15 +201,35 @@ func (r *Repository) CheckSegmentsListed(ctx context.Context, cluster string, se
 	if err := CheckCluster(cluster); err != nil {
 		return nil, err
 	}
-	sizes, err := r.segmentSizes(ctx, cluster)
-	if err != nil {
+	return r.checkAllListed(ctx, clusterFolder+cluster+segmentPart, len(segments), func(i int) Object { return segments[i].Object })
+}
+
+// CheckSnapshotsListed is CheckSegmentsListed for snapshots.
+func (r *Repository) CheckSnapshotsListed(ctx context.Context, cluster string, snapshots []Manifest) ([]error, error) {
+	if err := CheckCluster(cluster); err != nil {
 		return nil, err
 	}
-	found := make([]error, len(segments))
-	for i, s := range segments {
-		if size, there := sizes[s.Object.Name]; !there || size != s.Object.Size {
-			found[i] = r.checkListed(ctx, s.Object)
+	return r.checkAllListed(ctx, clusterFolder+cluster+dataPart, len(snapshots), func(i int) Object { return snapshots[i].Object })
+}
+
+// checkAllListed looks whether n objects of a folder are there.
+func (r *Repository) checkAllListed(ctx context.Context, folder string, n int, at func(int) Object) ([]error, error) {
+	missing := make(map[string]int, n) // their places, until they are seen
+	for i := range n {
+		missing[at(i).Name] = i
+	}
+	for object, err := range r.store.List(ctx, folder, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list %q: %w", folder, err)
 		}
+		if i, wanted := missing[object.Name]; wanted && object.Size == at(i).Size {
+			delete(missing, object.Name)
+		}
+	}
+	found := make([]error, n)
+	// A listing may lag behind; only a look at the object itself says that it is not there.
+	for _, i := range missing {
+		found[i] = r.checkListed(ctx, at(i))
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
+	"github.com/holdfast-project/holdfast/internal/store"
 )
 
 // Mismatch means that a stored object is not what its manifest says. errors.Is finds ErrDamaged.
@@ -62,9 +63,17 @@ func (r *Repository) openObject(ctx context.Context, o Object) (io.ReadCloser, e
 	}
 	body, err := r.store.Open(ctx, o.Name, 0, -1)
 	if err != nil {
-		return nil, fmt.Errorf("open object %q: %w", o.Name, err)
+		return nil, noObject(o.Name, err)
 	}
 	return body, nil
+}
+
+// noObject is why an object could not be looked at. Where it is not there, how the store looked says nothing more.
+func noObject(name string, err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("%w: %q", store.ErrNotFound, name)
+	}
+	return fmt.Errorf("object %q: %w", name, err)
 }
 
 // CheckListed looks whether the object of a manifest is there with its size.
@@ -75,7 +84,7 @@ func (r *Repository) CheckListed(ctx context.Context, m Manifest) error {
 func (r *Repository) checkListed(ctx context.Context, o Object) error {
 	info, err := r.store.Stat(ctx, o.Name)
 	if err != nil {
-		return fmt.Errorf("find object %q: %w", o.Name, err)
+		return noObject(o.Name, err)
 	}
 	if info.Size != o.Size {
 		return &Mismatch{Object: o.Name, What: "size in bytes", Want: strconv.FormatInt(o.Size, 10), Got: strconv.FormatInt(info.Size, 10)}

@@ -178,7 +178,7 @@ func (r *Repository) OpenSegmentLean(ctx context.Context, s Segment, identities 
 func (r *Repository) StoredSegment(ctx context.Context, s Segment) (io.ReadCloser, error) {
 	body, err := r.store.Open(ctx, s.Object.Name, 0, s.Object.Size+1)
 	if err != nil {
-		return nil, fmt.Errorf("open object %q: %w", s.Object.Name, err)
+		return nil, noObject(s.Object.Name, err)
 	}
 	return body, nil
 }
