@@ -49,6 +49,9 @@ func (a *app) archive() *cobra.Command {
 			if o.Flush < 10*time.Millisecond || o.SnapshotEvery < time.Minute {
 				return usagef("--flush must be 10ms at least and --snapshot-every 1m, given %s and %s", o.Flush, o.SnapshotEvery)
 			}
+			if o.HashEvery < 10*time.Second {
+				return usagef("--hash-every must be 10s at least, given %s", o.HashEvery)
+			}
 			repo, err := a.openRepository(c.Context(), &f)
 			if err != nil {
 				return err
@@ -72,6 +75,7 @@ func (a *app) archive() *cobra.Command {
 	flags.DurationVar(&o.Flush, "flush", time.Second, "how long an event waits at most before it is sent")
 	flags.StringVar(&spool, "spool-limit", "512MiB", "how much may wait on this machine's disk while the store does not take it")
 	flags.DurationVar(&o.SnapshotEvery, "snapshot-every", 24*time.Hour, "age at which a snapshot is followed by the next")
+	flags.DurationVar(&o.HashEvery, "hash-every", 10*time.Minute, "how often the members are asked for a hash of all they hold, which drills of moments are held against; each reads everything for it")
 	flags.StringVar(&rate, "max-rate", "automatic", "pace of snapshots, as in backup; automatic is four times as fast while nothing covers the cluster")
 	flags.BoolVar(&o.NewTimeline, "new-timeline", false, "the cluster was restored or replaced since it was read last, and that is known")
 	return command

@@ -208,6 +208,7 @@ func TestMomentUsage(t *testing.T) {
 	for line, says := range map[string]string{
 		"verify --at 10:04": "need --level drill", "verify --level checksum --revision 3": "need --level drill", "verify --level drill --timeline 00000000000000aa": "--timeline needs",
 		"verify --level drill --revision 3 latest": "exclude", "verify --level drill --revision 3 --sample 10%": "--sample", "verify --level drill --at whenever": "want one like",
+		"archive --flush 1ms": "10ms at least", "archive --snapshot-every 1s": "--snapshot-every 1m", "archive --hash-every 1s": "10s at least",
 		"verify --level drill --at 10:04 --revision 3": "want one of", "restore --latest --data-dir x --initial-cluster a=http://a,b=http://b": "same token",
 	} {
 		if code, out, talk := invoke(t, "holdfast", t.TempDir(), strings.Fields(line+" --repo file:///nonexistent")...); code != 2 || out != "" || !strings.Contains(talk, says) {
