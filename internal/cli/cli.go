@@ -53,7 +53,7 @@ func Run(ctx context.Context, environment Environment) int {
 	if a.ran, err = a.root().ExecuteContextC(ctx); err == nil {
 		return ofSignal(ctx, a.exit)
 	}
-	fmt.Fprintf(a.Stderr, "ERROR %v\n", err)
+	fmt.Fprintf(a.Stderr, "ERROR %s\n", strings.ReplaceAll(err.Error(), "\n", "\nERROR ")) // several findings have a line each
 	if hint := a.hint(err); hint != "" {
 		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
 	}
