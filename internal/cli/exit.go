@@ -111,6 +111,8 @@ func (a *app) hint(err error) string {
 		return "the action goes on: " + a.goesOn(late.Dialect, late.Tasks[0])
 	case errors.As(err, &lost):
 		return fmt.Sprintf("%s start %s, then %s show-action-output %s", a.Program, lost.task.Unit.Application, a.Program, lost.task.ID)
+	case errors.Is(err, seal.ErrNoIdentity):
+		return a.Program + " list --keys shows which keys each snapshot needs; --identity FILE can be given several times"
 	case errors.Is(err, inventory.ErrNotFound):
 		return fmt.Sprintf("%s status lists the applications and units%s", a.Program, a.whatExists())
 	case a.homeUnusable(err):

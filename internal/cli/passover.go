@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/coverage"
 	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
+	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/verify"
 )
 
@@ -32,6 +33,9 @@ func (b *broken) add(part *chain.PartError) {
 
 // reach finds what leads to a target, and passes over what cannot be used: there may be another way.
 func (a *app) reach(ctx context.Context, f *repoFlags, r *resolved, t *targetFlags, target coverage.Target) error {
+	if err := r.identify(f); err != nil && !errors.Is(err, errNoKey) {
+		return err
+	}
 	for {
 		if err := a.look(ctx, r); err != nil {
 			return err
@@ -71,7 +75,7 @@ func (r *resolved) choose(ctx context.Context, f *repoFlags, t *targetFlags, tar
 		}
 		r.asked = target.String()
 	}
-	r.chain, err = coverage.Resolve(r.timelines, target, times)
+	r.chain, err = r.readable(target, times)
 	_, refused := errors.AsType[*coverage.Unreachable](err)
 	if err != nil && !refused && target.Time.IsZero() && (t.drilled || errors.Is(err, errNoKey)) {
 		// A revision is the same whenever it came about: who only plans needs no key for it.
@@ -88,6 +92,46 @@ func (r *resolved) choose(ctx context.Context, f *repoFlags, t *targetFlags, tar
 		return nil, nil
 	}
 	return r.known(ctx)
+}
+
+// readable takes the chain to a target, and where the given keys do not open all of it another one to the same revision, if there
+// is one that they open.
+func (r *resolved) readable(target coverage.Target, times coverage.Times) (coverage.Chain, error) {
+	found, err := coverage.Resolve(r.timelines, target, times)
+	if err == nil && r.opens(found.Base.Object) && !slices.ContainsFunc(found.Segments, func(s repository.Segment) bool { return !r.opens(s.Object) }) {
+		return found, nil
+	}
+	if err == nil {
+		target = coverage.Target{Revision: found.Revision, Timeline: found.Timeline}
+	} else if !errors.Is(err, seal.ErrNoIdentity) {
+		return found, err
+	}
+	var manifests []repository.Manifest
+	var segments []repository.Segment
+	for _, t := range r.timelines {
+		for _, m := range t.Snapshots {
+			if r.opens(m.Object) {
+				manifests = append(manifests, m)
+			}
+		}
+		for _, s := range t.Segments {
+			if r.opens(s.Object) {
+				segments = append(segments, s)
+			}
+		}
+	}
+	if other, no := coverage.Resolve(coverage.Of(manifests, segments, nil), target, times); no == nil {
+		other.Newest = max(other.Newest, found.Newest)
+		return other, nil
+	}
+	return found, err
+}
+
+// opens tells whether the given keys open an object, by what its manifest says. Without keys nobody can tell.
+func (r *resolved) opens(o repository.Object) bool {
+	return o.Encryption == repository.None || len(r.parts.Identities) == 0 || slices.ContainsFunc(r.parts.Identities, func(i seal.Identity) bool {
+		return slices.Contains(o.Recipients, i.Recipient().KeyID())
+	})
 }
 
 // known gives those parts of the chain that are known not to be usable, without reading them.
