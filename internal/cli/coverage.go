@@ -108,7 +108,7 @@ func notesOf(ctx context.Context, repo *repository.Repository, cluster string, i
 	state.drills, odd = notesIn(drillReads)
 	wrong = append(wrong, odd...)
 	if first != nil {
-		notes.From = first.Revision
+		notes.From = first.Note.Revision
 	}
 	if state.lease != nil {
 		notes.Until = state.lease.Revision

@@ -8,8 +8,9 @@
 // Segments are copied in the order of their revisions, a manifest never before that of the segment before it. So what is there
 // is at any time what the source had at an earlier one.
 //
-// Leases and drills are about the first repository and are not copied. That nothing came after the last revision until a time
-// is: as a lease that is released and says that it is a copy.
+// Leases and drills are about the first repository and are not copied. What a second site has to know of leases is told: where the
+// archive began, and that nothing came after its last revision until a time, in leases that are released and say that they are
+// copies.
 //
 // Not promised: that what is there already is still whole. verify tells.
 package mirror
@@ -189,6 +190,9 @@ func (c *copier) copyTimeline(ctx context.Context, done *Copied, wanted []reposi
 	gaps, bad, err := c.To.CopyGaps(ctx, c.writer, c.From, c.Cluster, c.As, done.Timeline)
 	done.Gaps, c.bad = done.Gaps+gaps, append(c.bad, bad...)
 	if err != nil {
+		return err
+	}
+	if err := c.beginning(ctx, done.Timeline); err != nil {
 		return err
 	}
 	done.There, done.Pruned, done.Last = 0, 0, max(done.Last, there.last[done.Timeline])

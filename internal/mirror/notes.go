@@ -89,6 +89,19 @@ func reasonOf(r repository.RemovedSegments) string {
 	return fmt.Sprintf("removed from the first repository before it was copied: %s", r.Reason[:min(len(r.Reason), most)])
 }
 
+// beginning tells there where the archive began, once: what is missing of its first segments would seem to be older than it.
+func (c *copier) beginning(ctx context.Context, t repository.Timeline) error {
+	first, err := c.From.FirstLease(ctx, c.Cluster, t)
+	if err != nil || first == nil {
+		return err
+	}
+	have, err := c.To.FirstLease(ctx, c.As, t)
+	if err != nil || have != nil {
+		return err
+	}
+	return c.putLease(ctx, *first, time.Time{})
+}
+
 // asOf tells there what the source knows of the time after the last revision: that nothing came until then.
 func (c *copier) asOf(ctx context.Context, done *Copied, read *repository.NoteRead[repository.Lease]) error {
 	if read == nil || read.Err != nil || read.Note.AsOf.IsZero() || read.Note.Revision != done.Last {
@@ -102,8 +115,14 @@ func (c *copier) asOf(ctx context.Context, done *Copied, read *repository.NoteRe
 	if last != nil && last.Err == nil && (!last.Note.Release || last.Note.Revision >= lease.Revision && !last.Note.AsOf.Before(lease.AsOf)) {
 		return nil
 	}
-	_, err = c.To.PutLease(ctx, c.writer, repository.Lease{
-		Cluster: c.As, Timeline: done.Timeline, Session: repository.NewSession(), Revision: lease.Revision, AsOf: lease.AsOf, Release: true,
+	return c.putLease(ctx, *read, lease.AsOf)
+}
+
+// putLease puts a lease there that has the revision of one of the source.
+func (c *copier) putLease(ctx context.Context, read repository.NoteRead[repository.Lease], asOf time.Time) error {
+	lease := read.Note
+	_, err := c.To.PutLease(ctx, c.writer, repository.Lease{
+		Cluster: c.As, Timeline: lease.Timeline, Session: repository.NewSession(), Revision: lease.Revision, AsOf: asOf, Release: true,
 		Copied: &repository.Copied{Repository: lease.Repository, Manifest: read.SHA256, Signer: lease.Signer},
 	})
 	return err

@@ -310,7 +310,7 @@ func (r *Repository) LastLease(ctx context.Context, cluster string, t Timeline) 
 
 // FirstLease fetches the first lease of a timeline by its name that can be believed and tells a revision: where its archive began.
 // It is nil when there is none.
-func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline) (*Lease, error) {
+func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline) (*NoteRead[Lease], error) {
 	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
 		return nil, err
 	}
@@ -322,13 +322,13 @@ func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline)
 		if _, err := parseLease(object.Name); err != nil {
 			continue
 		}
-		lease, _, err := readNote[Lease](ctx, r, object.Name)
+		lease, sum, err := readNote[Lease](ctx, r, object.Name)
 		switch {
 		case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrForged):
 		case err != nil:
 			return nil, err
 		case lease.Revision > 0:
-			return &lease, nil
+			return &NoteRead[Lease]{Name: object.Name, Note: lease, SHA256: sum}, nil
 		}
 	}
 	return nil, nil
