@@ -74,7 +74,7 @@ const rounds = 3
 // was not copied, and what is there already and is something else (ErrOtherArchive); the rest is copied all the same. What cannot
 // be opened for lack of a key is an error, as is a writer that is not enrolled in To; what was copied before it stays.
 func Archive(ctx context.Context, w *repository.Writer, o Options) (copied []Copied, bad []error, err error) {
-	c := &copier{Options: o, writer: w, by: map[repository.Timeline]*Copied{}}
+	c := &copier{Options: o, writer: w, by: map[repository.Timeline]*Copied{}, mine: map[repository.SegmentPoint]bool{}}
 	for range rounds {
 		c.bad, c.gone = nil, false
 		if err = c.round(ctx); err != nil || !c.gone {
@@ -103,6 +103,8 @@ type copier struct {
 	order    []repository.Timeline
 	by       map[repository.Timeline]*Copied
 	bad      []error
+	// mine are the segments that were copied, by their place in the source.
+	mine map[repository.SegmentPoint]bool
 	// gone tells that a segment was pruned after the look, so that what has its revisions now is looked for.
 	gone bool
 }
@@ -215,7 +217,7 @@ func (c *copier) copyTimeline(ctx context.Context, done *Copied, wanted []reposi
 func (c *copier) segments(ctx context.Context, done *Copied, wanted []repository.Segment, there *there) error {
 	var todo []repository.Segment
 	var bytes int64
-	for _, s := range there.missing(wanted, done) {
+	for _, s := range there.missing(c.notMine(wanted), done) {
 		if !c.Reseal && s.Object.Encryption != c.To.Document().Encryption {
 			return fmt.Errorf("%s: %w", s.Point(), backup.ErrOtherEncryption)
 		}
@@ -249,6 +251,11 @@ func (c *copier) segments(ctx context.Context, done *Copied, wanted []repository
 		todo = todo[n:]
 	}
 	return nil
+}
+
+// notMine leaves what was not copied in an earlier round.
+func (c *copier) notMine(wanted []repository.Segment) []repository.Segment {
+	return slices.DeleteFunc(slices.Clone(wanted), func(s repository.Segment) bool { return c.mine[s.Point()] })
 }
 
 // inside gives what a merged segment that is damaged was made of, as far as it is there.

@@ -566,7 +566,7 @@ func TestPruned(t *testing.T) {
 		}
 	})
 	equal(t, "segments", b.points(t, "prod"), []string{"0/10-0", "0/12-0", "0/14-0", "0/16-0", "2/2-9"})
-	equal(t, "copied", got, Copied{Timeline: line, Segments: 5, Bytes: got.Bytes, There: 4, Last: 17})
+	equal(t, "copied", got, Copied{Timeline: line, Segments: 5, Bytes: got.Bytes, Last: 17})
 
 	b.remove(t, "older than the window", manifests(t, b, "prod")[repository.SegmentPoint{Cluster: "prod", Timeline: line, Level: repository.SegmentHour, First: 2, Last: 9}].Segment)
 	equal(t, "not again", a.good(t, b), Copied{Timeline: line, There: 4, Pruned: 1, Last: 17})
@@ -610,6 +610,35 @@ func (s *site) remove(t testing.TB, reason string, segments ...repository.Segmen
 	}
 	_, err := s.RemoveSegments(t.Context(), s.writer, victims)
 	must(t, err)
+}
+
+// TestRetain: data and manifests are locked, as the manifests say.
+func TestRetain(t *testing.T) {
+	a, b := newSite(t, repository.None), newSite(t, repository.None)
+	s := a.lives(t, 1)[0]
+	until := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	a.good(t, b, func(o *Options) { o.RetainUntil = until.Add(time.Millisecond) })
+	read := b.Segment(t.Context(), s.Point())
+	must(t, read.Err)
+	if !read.Segment.RetainUntil.Equal(until) {
+		t.Errorf("retained until %s", read.Segment.RetainUntil)
+	}
+	for _, name := range []string{manifestOf(s), read.Segment.Object.Name} {
+		if err := b.store.Delete(t.Context(), name); !errors.As(err, new(store.Locked)) {
+			t.Errorf("remove %q: %v", name, err)
+		}
+	}
+}
+
+// TestAsOther: two clusters of the first are two of the second by other names, and a timeline is no reason to mix them.
+func TestAsOther(t *testing.T) {
+	a, b := newSite(t, repository.None), newSite(t, repository.None)
+	a.lives(t, 2)
+	a.good(t, b, func(o *Options) { o.As = "one" })
+	a.live(t, 6, 7, "value")
+	a.good(t, b, func(o *Options) { o.As = "two" })
+	equal(t, "one", b.points(t, "one"), []string{"0/2-0", "0/4-0"})
+	equal(t, "two", b.points(t, "two"), []string{"0/2-0", "0/4-0", "0/6-0"})
 }
 
 // TestNotEnrolled: a host that may not sign there copies nothing.

@@ -51,6 +51,7 @@ func (c *copier) chunk(ctx context.Context, done *Copied, some []repository.Segm
 		err := errs[i]
 		if err == nil {
 			err = c.publish(ctx, done, made[i])
+			c.mine[s.Point()] = err == nil
 		}
 		switch {
 		case err == nil:
