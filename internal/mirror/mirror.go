@@ -221,7 +221,7 @@ func (c *copier) segments(ctx context.Context, done *Copied, wanted []repository
 		if !c.Reseal && s.Object.Encryption != c.To.Document().Encryption {
 			return fmt.Errorf("%s: %w", s.Point(), backup.ErrOtherEncryption)
 		}
-		free, err := c.placeOf(ctx, s, there)
+		free, err := c.placeOf(ctx, s, there, done)
 		if err != nil {
 			return err
 		}

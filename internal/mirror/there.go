@@ -124,7 +124,7 @@ func (t *there) missing(wanted []repository.Segment, done *Copied) (todo []repos
 
 // placeOf tells whether the place of a segment is free, although nothing that is believed there has its revisions. What is in
 // it and cannot be believed keeps it, and is named.
-func (c *copier) placeOf(ctx context.Context, s repository.Segment, t *there) (free bool, err error) {
+func (c *copier) placeOf(ctx context.Context, s repository.Segment, t *there, done *Copied) (free bool, err error) {
 	if !t.names[t.at(s)] {
 		return true, nil
 	}
@@ -140,5 +140,7 @@ func (c *copier) placeOf(ctx context.Context, s repository.Segment, t *there) (f
 	case !same(read.Segment, s):
 		return false, fmt.Errorf("%s is something else there, signed by %s: %w", s.Point(), read.Segment.Signer.Short(), ErrOtherArchive)
 	}
-	return false, nil // it was put after the look
+	// Somebody else copies, too, and put it after the look.
+	done.There, done.Last = done.There+1, max(done.Last, s.Last)
+	return false, nil
 }
