@@ -33,7 +33,7 @@ var levels = [][]string{
 	{"api", "archivefile", "datadir", "etcdproc", "member", "service", "snapshot"},
 	{"capture", "deploy", "foreign", "replay", "repository", "scratch"},
 	{"archive", "backup", "chain", "coverage", "restore"},
-	{"archiver", "unitaction", "verify"},
+	{"archiver", "mirror", "unitaction", "verify"},
 	{"agent", "cli", "juju"},
 }
 

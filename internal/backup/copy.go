@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/seal"
@@ -35,7 +36,7 @@ var (
 	ErrOtherHistory = errors.New("the other repository has another history by that name")
 )
 
-// Copy stores a snapshot of one repository in another, with the same time, timeline and content, signed by writer, whose
+// Copy stores a snapshot of one repository in another, with the same times, timeline and content, signed by writer, whose
 // manifest says whose snapshot it is.
 func Copy(ctx context.Context, writer *repository.Writer, read repository.Read, o CopyOptions) (repository.Manifest, error) {
 	fail := func(err error) (repository.Manifest, error) {
@@ -52,6 +53,9 @@ func Copy(ctx context.Context, writer *repository.Writer, read repository.Read, 
 		return fail(fmt.Errorf("signing key of this host: %w", err))
 	}
 	opts := repository.UploadOptions{RetainUntil: o.Retain.RetainUntil, Taken: m.ID.Time}
+	if m.Started.Truncate(time.Second).Equal(m.ID.Time) {
+		opts.Taken = m.Started // to the millisecond, for what its revisions' times follow from
+	}
 	if !o.Reseal {
 		opts.Verbatim = &m.Object
 	}
@@ -71,7 +75,7 @@ func Copy(ctx context.Context, writer *repository.Writer, read repository.Read, 
 	if err := upload.Finish(); err != nil {
 		return fail(err)
 	}
-	next := repository.Manifest{Timeline: m.Timeline, Source: m.Source, Content: m.Content, HashKV: m.HashKV}
+	next := repository.Manifest{Timeline: m.Timeline, Source: m.Source, Content: m.Content, HashKV: m.HashKV, Completed: m.Completed}
 	next.Source.Copied = &repository.Copied{Repository: m.Repository, Manifest: read.SHA256, Signer: m.Signer}
 	copied, err := upload.Publish(ctx, writer, next)
 	if err != nil {

@@ -21,6 +21,8 @@ type copyFlags struct {
 	as     string
 	reseal bool
 	retain time.Duration
+	// snapshotsOnly leaves archives behind.
+	snapshotsOnly bool
 }
 
 func (a *app) copy() *cobra.Command {
@@ -28,11 +30,13 @@ func (a *app) copy() *cobra.Command {
 	var o copyFlags
 	command := &cobra.Command{
 		Use:   "copy [SNAPSHOT...] --to URL",
-		Short: "Copy snapshots to a second repository",
-		Long: "Copy snapshots to a second repository: the named ones, or all that are not there yet. Every byte is compared with its sha256\n" +
-			"on the way, and only what can be believed is copied. The stored bytes are copied as they are, which needs no secret key: who\n" +
-			"could read them before can read them there. With --reseal and --identity they are decrypted, checked down to every page, and\n" +
-			"encrypted to the recipients of the second repository. This host's key signs there, and needs to be enrolled there.",
+		Short: "Copy snapshots and archives to a second repository",
+		Long: "Copy to a second repository what is not there yet: all snapshots and the archives, from which every moment between snapshots\n" +
+			"comes back, or the named snapshots alone. Every byte is compared with its sha256 on the way, and only what can be believed is\n" +
+			"copied. The stored bytes are copied as they are, which needs no secret key: who could read them before can read them there.\n" +
+			"With --reseal and --identity they are decrypted, checked down to every page and event, and encrypted to the recipients of the\n" +
+			"second repository. This host's key signs there, and needs to be enrolled there. An archiver may run on the first meanwhile;\n" +
+			"run it again, from time to time, for what has come since.",
 		Example: "  " + a.Program + " copy --repo file:///srv/backups --to s3://far-away/backups",
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, words []string) error {
@@ -48,12 +52,13 @@ func (a *app) copy() *cobra.Command {
 	flags := command.Flags()
 	f.register(a, flags)
 	f.registerCluster(flags)
-	flags.Lookup("cluster").Usage = "only the snapshots of this cluster"
+	flags.Lookup("cluster").Usage = "only this cluster"
 	f.registerIdentity(a, flags)
 	flags.StringVar(&o.to.url, "to", "", "the repository to copy to")
 	flags.StringVar(&o.to.trust, "to-trust", "", "fingerprint of its root key (default: what was there first)")
 	flags.StringVar(&o.as, "as", "", "what the cluster is called there (default: as it is here)")
 	flags.BoolVar(&o.reseal, "reseal", false, "decrypt, check everything, and encrypt to the recipients of the second repository")
+	flags.BoolVar(&o.snapshotsOnly, "snapshots-only", false, "leave the archives: no moments between snapshots there")
 	registerRetain(flags, &o.retain)
 	return command
 }
@@ -85,45 +90,95 @@ func (a *app) runCopy(ctx context.Context, f *repoFlags, o copyFlags, words []st
 	if err != nil {
 		return err
 	}
-	chosen, bad, err := a.chosen(ctx, from, f, words)
+	run := &copyRun{app: a, f: f, o: o, writer: writer, options: options, tried: map[string]bool{}}
+	if err := run.all(ctx, words); err != nil {
+		return a.copyHint(err, writer, o.to.url)
+	}
+	if len(run.bad) > 0 {
+		return findings{errors.Join(run.bad...)}
+	}
+	return nil
+}
+
+// copyRun is one copy.
+type copyRun struct {
+	*app
+	f       *repoFlags
+	o       copyFlags
+	writer  *repository.Writer
+	options backup.CopyOptions
+	// bad is what could not be believed.
+	bad []error
+	// tried are the manifests of snapshots that were looked at, by their sha256.
+	tried map[string]bool
+}
+
+// all copies the chosen snapshots, and the archives of clusters that are copied as a whole.
+func (c *copyRun) all(ctx context.Context, words []string) error {
+	chosen, bad, err := c.chosen(ctx, c.options.From, c.f, words)
 	if err != nil {
 		return err
 	}
+	c.bad = bad
 	clusters := map[string][]repository.Read{}
+	if len(words) == 0 {
+		// Also those of which only an archive is left.
+		names, err := c.options.From.Clusters(ctx)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if c.f.cluster == "" || c.f.cluster == name {
+				clusters[name] = nil
+			}
+		}
+	}
 	for _, read := range chosen {
 		clusters[read.Point.Cluster] = append(clusters[read.Point.Cluster], read)
 	}
 	for _, cluster := range sortedKeys(clusters) {
-		options.Cluster = cluster
-		if o.as != "" {
-			options.Cluster = o.as
+		c.options.Cluster = cluster
+		if c.o.as != "" {
+			c.options.Cluster = c.o.as
 		}
-		reads, err := backup.Uncopied(ctx, clusters[cluster], to, options.Cluster)
-		if errors.Is(err, backup.ErrOtherHistory) {
-			return hinted{err, "--as NAME copies it under another name"}
-		}
-		if err != nil {
+		if err := c.snapshots(ctx, cluster, clusters[cluster]); err != nil {
 			return err
 		}
-		if n := len(clusters[cluster]) - len(reads); n > 0 && !f.quiet {
-			fmt.Fprintf(a.Stderr, "cluster %s: %s there already\n", cluster, plural(n, "snapshot"))
-		}
-		if points, _, err := from.SegmentPoints(ctx, cluster, ""); err != nil {
-			return err
-		} else if len(points) > 0 && !f.quiet {
-			fmt.Fprintf(a.Stderr, "cluster %s: its archive, %s, is not copied: moments between snapshots are in this repository alone\n", cluster, plural(len(points), "segment"))
-		}
-		for _, read := range reads {
-			if err := a.copyOne(ctx, writer, read, options, f); err != nil {
-				if ctx.Err() != nil || !isDamage(err) {
-					return a.copyHint(err, writer, o.to.url)
-				}
-				bad = append(bad, err)
+		if len(words) == 0 {
+			if err := c.archive(ctx, cluster); err != nil {
+				return err
 			}
 		}
 	}
-	if len(bad) > 0 {
-		return findings{errors.Join(bad...)}
+	return nil
+}
+
+// snapshots copies those that are not there, and were not tried before. What is damaged is noted, and the others are copied.
+func (c *copyRun) snapshots(ctx context.Context, cluster string, all []repository.Read) error {
+	all = slices.DeleteFunc(slices.Clone(all), func(r repository.Read) bool { return c.tried[r.SHA256] })
+	if len(all) == 0 {
+		return nil
+	}
+	for _, read := range all {
+		c.tried[read.SHA256] = true
+	}
+	reads, err := backup.Uncopied(ctx, all, c.options.To, c.options.Cluster)
+	if errors.Is(err, backup.ErrOtherHistory) {
+		return hinted{err, "--as NAME copies it under another name"}
+	}
+	if err != nil {
+		return err
+	}
+	if n := len(all) - len(reads); n > 0 && !c.f.quiet {
+		fmt.Fprintf(c.Stderr, "cluster %s: %s there already\n", cluster, plural(n, "snapshot"))
+	}
+	for _, read := range reads {
+		if err := c.copyOne(ctx, c.writer, read, c.options, c.f); err != nil {
+			if ctx.Err() != nil || !isDamage(err) {
+				return err
+			}
+			c.bad = append(c.bad, err)
+		}
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func archiveOf(ctx context.Context, repo *repository.Repository, cluster string,
 	}
 	states := map[repository.Timeline]*archivedLine{}
 	notes := map[repository.Timeline]coverage.Notes{}
-	removed, err := removedRevisions(ctx, repo, cluster)
+	removed, err := repo.RemovedRevisions(ctx, cluster)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,7 +140,7 @@ func notesOf(ctx context.Context, repo *repository.Repository, cluster string, i
 	state.drills, odd = notesIn(drillReads)
 	wrong = append(wrong, odd...)
 	if first != nil {
-		notes.From = first.Revision
+		notes.From = first.Note.Revision
 	}
 	if state.lease != nil {
 		notes.Until = state.lease.Revision
@@ -163,26 +163,6 @@ func notesIn[N any](reads []repository.NoteRead[N]) (notes []N, wrong []error) {
 	return notes, wrong
 }
 
-// removedRevisions are the revisions of segments and snapshots of a cluster that were removed on purpose.
-func removedRevisions(ctx context.Context, repo *repository.Repository, cluster string) (removed []repository.RemovedSegments, err error) {
-	removals, err := repo.Removals(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, removal := range removals {
-		if removal.Err != nil {
-			continue
-		}
-		removed = append(removed, removal.Removal.Segments...)
-		for _, gone := range removal.Removal.Snapshots {
-			if p, err := gone.Point(); err == nil {
-				removed = append(removed, repository.RemovedSegments{Cluster: p.Cluster, Timeline: p.Timeline, First: p.First, Last: p.Last, Reason: gone.Reason})
-			}
-		}
-	}
-	return slices.DeleteFunc(removed, func(r repository.RemovedSegments) bool { return r.Cluster != cluster }), nil
-}
-
 // listedArchive is what list says of the archive of a timeline; docs/contracts/repository.md has the JSON form.
 type listedArchive struct {
 	Covered []listedWindow `json:"covered"`
@@ -197,7 +177,9 @@ type listedArchive struct {
 	AccountsRevision int64           `json:"accounts-revision,omitempty"`
 	AccountsTime     string          `json:"accounts-time,omitempty"`
 	Archiver         *listedArchiver `json:"archiver,omitempty"`
-	Members          *listedHashes   `json:"members,omitempty"`
+	// Copied is there instead of an Archiver where the last word was that of who copied the archive from another repository.
+	Copied  *listedArchiver `json:"copied,omitempty"`
+	Members *listedHashes   `json:"members,omitempty"`
 	// ProvenRevision is up to where a drill has found what the live cluster had, and Proven when.
 	ProvenRevision int64  `json:"proven-revision,omitempty"`
 	Proven         string `json:"proven,omitempty"`
@@ -268,8 +250,13 @@ func (l archivedLine) listed() *listedArchive {
 		m := t.Snapshots[n-1]
 		a.AccountsRevision, a.AccountsTime = int64(m.Content.Revision), coverage.Stamp(m.Completed)
 	}
-	if signer, revision, seen, released := l.lastSign(); !seen.IsZero() {
-		a.Archiver = &listedArchiver{Signer: signer.Short(), Revision: int64(revision), Seen: coverage.Stamp(seen), Released: released}
+	if sign := l.lastSign(); !sign.seen.IsZero() {
+		last := &listedArchiver{Signer: sign.signer.Short(), Revision: int64(sign.revision), Seen: coverage.Stamp(sign.seen), Released: sign.released}
+		if sign.copied {
+			a.Copied = last
+		} else {
+			a.Archiver = last
+		}
 	}
 	if h := l.hashes; h != nil {
 		a.Members = &listedHashes{Revision: int64(h.Revision), Taken: coverage.Stamp(h.Taken), Equal: h.Equal, Suspects: append([]string{}, h.Suspects...)}
@@ -280,17 +267,27 @@ func (l archivedLine) listed() *listedArchive {
 	return a
 }
 
-// lastSign is the last sign of life of an archiver: a lease, or a segment.
-func (l archivedLine) lastSign() (signer repository.Fingerprint, revision history.Revision, seen time.Time, released bool) {
+// sign is that somebody had an archive up to a revision.
+type sign struct {
+	signer   repository.Fingerprint
+	revision history.Revision
+	seen     time.Time
+	// released tells that it was the end of an archiver, copied that it was no archiver but who copied the archive.
+	released, copied bool
+}
+
+// lastSign is the last sign of life of an archiver, or of who copied: a lease, or a segment.
+func (l archivedLine) lastSign() (last sign) {
 	if l.lease != nil {
-		signer, revision, seen, released = l.lease.Signer, l.lease.Revision, l.lease.ID.Time, l.lease.Release
+		last = sign{l.lease.Signer, l.lease.Revision, l.lease.ID.Time, l.lease.Release, l.lease.Copied != nil}
 	}
 	for _, s := range l.line.Segments {
-		if s.Level == repository.SegmentLive && s.Last > revision {
-			signer, revision, seen, released = s.Signer, s.Last, s.Completed, false
+		copied := s.Source.Copied != nil
+		if (copied || s.Level == repository.SegmentLive) && s.Last > last.revision {
+			last = sign{s.Signer, s.Last, s.Completed, false, copied}
 		}
 	}
-	return signer, revision, seen, released
+	return last
 }
 
 // proof is the drill that has proven the most; nil when none has proven anything.
@@ -456,10 +453,13 @@ func (l archivedLine) stands(now time.Time) (lines [][2]string) {
 	default:
 		say("newest", "revision %s; nothing came after it until %s, %s", t.Last(), coverage.Stamp(t.AsOf), ago(now.Sub(t.AsOf)))
 	}
-	if signer, revision, seen, released := l.lastSign(); released {
-		say("archiver", "none: signer %s ended at revision %s, %s", signer.Short(), revision, ago(now.Sub(seen)))
-	} else if !seen.IsZero() {
-		say("archiver", "signer %s, last heard of at revision %s, %s", signer.Short(), revision, ago(now.Sub(seen)))
+	switch sign := l.lastSign(); {
+	case sign.copied:
+		say("copied", "up to revision %s by signer %s, %s", sign.revision, sign.signer.Short(), ago(now.Sub(sign.seen)))
+	case sign.released:
+		say("archiver", "none: signer %s ended at revision %s, %s", sign.signer.Short(), sign.revision, ago(now.Sub(sign.seen)))
+	case !sign.seen.IsZero():
+		say("archiver", "signer %s, last heard of at revision %s, %s", sign.signer.Short(), sign.revision, ago(now.Sub(sign.seen)))
 	}
 	if h := l.hashes; h != nil && h.Equal {
 		say("members", "agree at revision %s, %s", h.Revision, ago(now.Sub(h.Taken)))

@@ -144,6 +144,44 @@ archive of cluster prod, timeline 00000000000000aa
 	}
 }
 
+// TestCopiedArchive: of a copy nobody is said to archive, until somebody does.
+func TestCopiedArchive(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	signer := repository.Fingerprint(strings.Repeat("cd", 32))
+	segment := func(level int, last history.Revision, copied *repository.Copied) repository.Segment {
+		return repository.Segment{Level: level, First: 2, Last: last, Completed: now.Add(-time.Hour), Signer: signer, Source: repository.Source{Copied: copied}}
+	}
+	lease := func(revision history.Revision, copied *repository.Copied) *repository.Lease {
+		return &repository.Lease{Revision: revision, ID: repository.ID{Time: now.Add(-2 * time.Minute)}, Signer: signer, Release: copied != nil, Copied: copied}
+	}
+	of := &repository.Copied{}
+	for name, c := range map[string]struct {
+		lease    *repository.Lease
+		segments []repository.Segment
+		want     string
+	}{
+		"a merged copy":          {nil, []repository.Segment{segment(repository.SegmentDay, 9, of)}, "copied up to revision 9 by signer cdcdcdcdcdcdcdcd, 1h ago"},
+		"a live copy":            {nil, []repository.Segment{segment(repository.SegmentLive, 9, of)}, "copied up to revision 9 by signer cdcdcdcdcdcdcdcd, 1h ago"},
+		"the word of who copied": {lease(9, of), []repository.Segment{segment(repository.SegmentLive, 9, of)}, "copied up to revision 9 by signer cdcdcdcdcdcdcdcd, 2m ago"},
+		"an archiver goes on":    {lease(9, of), []repository.Segment{segment(repository.SegmentLive, 9, of), segment(repository.SegmentLive, 11, nil)}, "archiver signer cdcdcdcdcdcdcdcd, last heard of at revision 11, 1h ago"},
+		"an archiver waits":      {lease(9, nil), []repository.Segment{segment(repository.SegmentLive, 9, of)}, "archiver signer cdcdcdcdcdcdcdcd, last heard of at revision 9, 2m ago"},
+		"merged here":            {nil, []repository.Segment{segment(repository.SegmentDay, 9, nil)}, ""},
+	} {
+		line := archivedLine{line: coverage.Timeline{Segments: c.segments}, lease: c.lease}
+		var said []string
+		for _, words := range line.stands(now) {
+			said = append(said, words[0]+" "+words[1])
+		}
+		if got := strings.Join(said, "; "); got != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
+		listed := line.listed()
+		if copied := strings.HasPrefix(c.want, "copied"); (listed.Copied != nil) != copied || (listed.Archiver != nil) != (!copied && c.want != "") {
+			t.Errorf("%s: %+v", name, listed)
+		}
+	}
+}
+
 // TestArchiveLog: without a terminal there is a line each minute and none for each segment; as JSON there is one for each.
 func TestArchiveLog(t *testing.T) {
 	now := time.Now()

@@ -229,22 +229,13 @@ func believed(reads []repository.Read) (manifests []repository.Manifest, strange
 	return manifests, strange
 }
 
-// recentLeases is how far back the last lease is looked for first: there is one for every 10 quiet seconds of an archiver.
-const recentLeases = time.Hour
-
 // lastLease is the last word of any archiver about a timeline; nil when there is none that can be believed.
 func lastLease(ctx context.Context, repo *repository.Repository, cluster string, line repository.Timeline) (*repository.Lease, error) {
-	recent := repository.ID{Time: time.Now().Add(-recentLeases).UTC(), Random: "00000000"}
-	for _, after := range []repository.ID{recent, {}} {
-		leases, _, err := repo.Leases(ctx, cluster, line, after, 1)
-		if err != nil {
-			return nil, err
-		}
-		if len(leases) > 0 && leases[0].Err == nil {
-			return &leases[0].Note, nil
-		}
+	read, err := repo.LastLease(ctx, cluster, line)
+	if err != nil || read == nil || read.Err != nil {
+		return nil, err
 	}
-	return nil, nil
+	return &read.Note, nil
 }
 
 // seenBy is what a lease, which may be nil, tells of the end of a timeline.

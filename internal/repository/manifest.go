@@ -68,10 +68,10 @@ type File struct {
 	Checksum bool `json:"checksum"`
 }
 
-// Copied is the snapshot of another repository that a copy was made of.
+// Copied is what of another repository a copy was made of: a snapshot, a segment or a note.
 type Copied struct {
 	Repository string `json:"repository"`
-	// Manifest is the sha256 of the manifest there, Signer who signed it.
+	// Manifest is the sha256 of the manifest or note there, Signer who signed it.
 	Manifest string      `json:"manifest"`
 	Signer   Fingerprint `json:"signer"`
 }

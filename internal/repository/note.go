@@ -37,6 +37,8 @@ type Gap struct {
 	Noticed time.Time   `json:"noticed"`
 	Reason  string      `json:"reason"`
 	Signer  Fingerprint `json:"signer"`
+	// Copied is the note of another repository that this is a copy of; nil of an original.
+	Copied *Copied `json:"copied,omitempty"`
 }
 
 // Hashes are what the members of a cluster said of their keyspaces at one revision: etcd's HashKV.
@@ -54,6 +56,7 @@ type Hashes struct {
 	Equal    bool        `json:"equal"`
 	Suspects []string    `json:"suspects,omitempty"`
 	Signer   Fingerprint `json:"signer"`
+	Copied   *Copied     `json:"copied,omitempty"` // as that of a Gap
 }
 
 // MemberHash is the hash of one member. Two can be compared when they count from the same compact revision.
@@ -86,6 +89,9 @@ type Lease struct {
 	Release bool `json:"release"`
 	// Signer is who holds it.
 	Signer Fingerprint `json:"signer"`
+	// Copied is set when this is the word of whoever copied the archive, up to Revision, and no archiver has ever said it here:
+	// the lease of another repository that AsOf was taken from. Such a one is released.
+	Copied *Copied `json:"copied,omitempty"`
 }
 
 const (
@@ -184,6 +190,9 @@ func (l Lease) check() error {
 	if l.Revision < 0 || l.Revision == 0 && !l.AsOf.IsZero() {
 		return fmt.Errorf("its revision is %d", l.Revision)
 	}
+	if l.Copied != nil && !l.Release {
+		return errors.New("it is a copy, and says that an archiver is at work")
+	}
 	return nil
 }
 
@@ -261,7 +270,7 @@ func (r *Repository) HashesFrom(ctx context.Context, cluster string, t Timeline,
 	return reads, readNotes(ctx, r, reads)
 }
 
-// PutLease signs and puts a lease. Cluster, Timeline, Session, Revision, AsOf and Release are the caller's.
+// PutLease signs and puts a lease. Cluster, Timeline, Session, Revision, AsOf, Release and Copied are the caller's.
 func (r *Repository) PutLease(ctx context.Context, w *Writer, l Lease) (Lease, error) {
 	l.Format, l.Repository, l.ID, l.Signer = leaseFormat, r.document.Repository, newID(time.Now()), w.key.Public().Fingerprint()
 	l.AsOf = l.AsOf.UTC().Truncate(time.Millisecond)
@@ -281,9 +290,27 @@ func (r *Repository) Leases(ctx context.Context, cluster string, t Timeline, aft
 	return notes(ctx, r, cluster, t, leasesFolder, parseLease, from, most)
 }
 
+// recentLeases is how far back the last lease is looked for first: there is one for every 10 quiet seconds of an archiver.
+const recentLeases = time.Hour
+
+// LastLease fetches the last word about a timeline; its Err is why that cannot be believed. It is nil when there is none.
+func (r *Repository) LastLease(ctx context.Context, cluster string, t Timeline) (*NoteRead[Lease], error) {
+	recent := ID{Time: time.Now().Add(-recentLeases).UTC(), Random: "00000000"}
+	for _, after := range []ID{recent, {}} {
+		leases, _, err := r.Leases(ctx, cluster, t, after, 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(leases) > 0 {
+			return &leases[0], nil
+		}
+	}
+	return nil, nil
+}
+
 // FirstLease fetches the first lease of a timeline by its name that can be believed and tells a revision: where its archive began.
 // It is nil when there is none.
-func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline) (*Lease, error) {
+func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline) (*NoteRead[Lease], error) {
 	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
 		return nil, err
 	}
@@ -295,13 +322,13 @@ func (r *Repository) FirstLease(ctx context.Context, cluster string, t Timeline)
 		if _, err := parseLease(object.Name); err != nil {
 			continue
 		}
-		lease, _, err := readNote[Lease](ctx, r, object.Name)
+		lease, sum, err := readNote[Lease](ctx, r, object.Name)
 		switch {
 		case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrForged):
 		case err != nil:
 			return nil, err
 		case lease.Revision > 0:
-			return &lease, nil
+			return &NoteRead[Lease]{Name: object.Name, Note: lease, SHA256: sum}, nil
 		}
 	}
 	return nil, nil

@@ -57,7 +57,7 @@ func TestNotes(t *testing.T) {
 	if got := notesIn(t, readLeases); len(got) != 3 || got[2].Session != session {
 		t.Errorf("newest leases %+v", got)
 	}
-	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.ID != leases[1].ID {
+	if first, err := r.FirstLease(t.Context(), "prod", line); err != nil || first == nil || first.Note.ID != leases[1].ID {
 		t.Errorf("first lease %+v, %v", first, err)
 	}
 	if first, err := r.FirstLease(t.Context(), "other", line); err != nil || first != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-project/holdfast/internal/history"
+	"github.com/holdfast-project/holdfast/internal/segment"
 	"github.com/holdfast-project/holdfast/internal/store"
 )
 
@@ -100,6 +101,27 @@ func (s Segment) check(repository string, point SegmentPoint) error {
 		return errors.New("a count in it is not possible")
 	case s.Session != "" && (s.Level != SegmentLive || CheckSession(s.Session) != nil):
 		return fmt.Errorf("its session is %q", s.Session)
+	}
+	return nil
+}
+
+// Holds compares what was found in a segment, read to its end, with what its manifest says. A difference is an ErrDamaged.
+func (s Segment) Holds(found segment.Summary) error {
+	var first, last history.Span
+	exact := true
+	for span := range found.Times.All() {
+		if first.First == 0 {
+			first = span
+		}
+		last, exact = span, exact && span.Exact()
+	}
+	switch {
+	case found.Range != s.Range():
+		return fmt.Errorf("%w: segment %s holds revisions %s", ErrDamaged, s.Range(), found.Range)
+	case found.Events != s.Events || int64(len(found.Leases)) != s.Leases:
+		return fmt.Errorf("%w: segment %s holds %d events and %d leases, its manifest says %d and %d", ErrDamaged, s.Range(), found.Events, len(found.Leases), s.Events, s.Leases)
+	case !first.From.Equal(s.FirstTime) || !last.To.Equal(s.LastTime) || exact != s.Exact:
+		return fmt.Errorf("%w: segment %s has other times than its manifest says", ErrDamaged, s.Range())
 	}
 	return nil
 }

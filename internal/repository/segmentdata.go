@@ -189,6 +189,11 @@ func UnsealSegment(s Segment, object io.ReadCloser, identities []seal.Identity) 
 	return unsealSegment(s, object, identities, 0)
 }
 
+// UnsealSegmentLean is UnsealSegment on one core, as OpenSegmentLean.
+func UnsealSegmentLean(s Segment, object io.ReadCloser, identities []seal.Identity) (io.ReadCloser, error) {
+	return unsealSegment(s, object, identities, 1)
+}
+
 func unsealSegment(s Segment, object io.ReadCloser, identities []seal.Identity, concurrency int) (io.ReadCloser, error) {
 	if s.Object.Encryption == None {
 		identities = nil

@@ -27,6 +27,27 @@ type RemovedSegments struct {
 	Reason string `json:"reason"`
 }
 
+// RemovedRevisions are the revisions of segments and snapshots of a cluster that were removed on purpose, as far as that can be
+// believed. Those of snapshots are told as if they were of live segments, with a Count of 0.
+func (r *Repository) RemovedRevisions(ctx context.Context, cluster string) (removed []RemovedSegments, err error) {
+	removals, err := r.Removals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, removal := range removals {
+		if removal.Err != nil {
+			continue
+		}
+		removed = append(removed, removal.Removal.Segments...)
+		for _, gone := range removal.Removal.Snapshots {
+			if p, err := gone.Point(); err == nil {
+				removed = append(removed, RemovedSegments{Cluster: p.Cluster, Timeline: p.Timeline, First: p.First, Last: p.Last, Reason: gone.Reason})
+			}
+		}
+	}
+	return slices.DeleteFunc(removed, func(r RemovedSegments) bool { return r.Cluster != cluster }), nil
+}
+
 // SegmentVictim is a segment that is to be removed, and why, such as that a merged one was read back.
 type SegmentVictim struct {
 	Read   SegmentRead

@@ -182,7 +182,7 @@ func (u *Upload) endSeal() error {
 }
 
 // Publish makes the finished upload a snapshot: it completes the manifest, which says where it is from and what is in it,
-// and lets the writer sign and put it.
+// and lets the writer sign and put it. A copy is completed when the caller says: when the original was.
 func (u *Upload) Publish(ctx context.Context, w *Writer, m Manifest) (Manifest, error) {
 	if !u.finished {
 		return Manifest{}, errors.New("publish snapshot: its upload is not finished")
@@ -192,7 +192,11 @@ func (u *Upload) Publish(ctx context.Context, w *Writer, m Manifest) (Manifest, 
 		m.Timeline = newTimeline()
 	}
 	m.RetainUntil = u.retain
-	m.Started, m.Completed = u.started, time.Now().UTC().Truncate(time.Millisecond)
+	m.Started = u.started
+	if m.Source.Copied == nil || m.Completed.IsZero() { // by that of a copy it is told when its revision was there
+		m.Completed = time.Now()
+	}
+	m.Completed = m.Completed.UTC().Truncate(time.Millisecond)
 	if err := w.publish(ctx, u.repository, &m, store.PutOptions{RetainUntil: u.retain}); err != nil {
 		return Manifest{}, fmt.Errorf("publish snapshot %s: %w", u.id.Long(), err)
 	}

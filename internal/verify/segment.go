@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 
-	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/segment"
 )
@@ -47,30 +46,9 @@ func readSegment(ctx context.Context, repo *repository.Repository, s repository.
 	}
 	for {
 		if _, err := reader.Next(); errors.Is(err, io.EOF) {
-			return asTold(s, reader.Summary())
+			return s.Holds(reader.Summary())
 		} else if err != nil {
 			return err
 		}
 	}
-}
-
-// asTold compares what is in a segment with what its manifest says.
-func asTold(s repository.Segment, found segment.Summary) error {
-	var first, last history.Span
-	exact := true
-	for span := range found.Times.All() {
-		if first.First == 0 {
-			first = span
-		}
-		last, exact = span, exact && span.Exact()
-	}
-	switch {
-	case found.Range != s.Range():
-		return findf("segment %s holds revisions %s", s.Range(), found.Range)
-	case found.Events != s.Events || int64(len(found.Leases)) != s.Leases:
-		return findf("segment %s holds %d events and %d leases, its manifest says %d and %d", s.Range(), found.Events, len(found.Leases), s.Events, s.Leases)
-	case !first.From.Equal(s.FirstTime) || !last.To.Equal(s.LastTime) || exact != s.Exact:
-		return findf("segment %s has other times than its manifest says", s.Range())
-	}
-	return nil
 }

@@ -262,5 +262,5 @@ func fits(run []timed) bool {
 // cost is what an open input takes at most, in bytes.
 func cost(s repository.Segment) int64 {
 	const buffers = 512 << 10 // of the store, of age and of zstd, and the plain bytes
-	return buffers + 6*min(int64(frameOf(s.Level)), s.Plain.Size) + 8*s.Range().Len()
+	return buffers + 6*min(int64(FrameOf(s.Level)), s.Plain.Size) + 8*s.Range().Len()
 }

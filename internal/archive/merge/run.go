@@ -149,9 +149,9 @@ func unnamed(dir string) (*os.File, error) {
 	return file, nil
 }
 
-// frameOf is the content of a frame, in bytes. Many segments of minutes and hours are read at once, one frame of each at
+// FrameOf is the content of a frame, in bytes. Many segments of minutes and hours are read at once, one frame of each at
 // least; those of days are read one after the other.
-func frameOf(level int) int {
+func FrameOf(level int) int {
 	switch level {
 	case repository.SegmentMinute:
 		return 128 << 10
@@ -171,7 +171,7 @@ func write(ctx context.Context, repo *repository.Repository, m Merge, o Options,
 		return s, err
 	}
 	stored := &counted{ctx: ctx, dst: durable.NewStepwise(file), sum: sha256.New()}
-	sealer, err := seal.NewWriter(stored, seal.Options{Recipients: to, Concurrency: 1, FrameSize: frameOf(m.Level)})
+	sealer, err := seal.NewWriter(stored, seal.Options{Recipients: to, Concurrency: 1, FrameSize: FrameOf(m.Level)})
 	if err != nil {
 		return s, err
 	}
