@@ -314,16 +314,23 @@ func (l archivedLine) failures() (failed []repository.Drill) {
 	return failed
 }
 
+// missing are the revisions that are not there, and nothing says why.
+func (l archivedLine) missing() (found []error) {
+	for _, h := range l.holes {
+		if h.Cause == coverage.Missing {
+			found = append(found, fmt.Errorf("cluster %s, timeline %s: revisions %s are missing, and nothing says why; what can be restored are revisions %s",
+				l.cluster, l.line.ID, h.Range, windows(l.line.Covered)))
+		}
+	}
+	return found
+}
+
 // findings are what somebody must look at.
 func (l archivedLine) findings() (found []error) {
 	say := func(format string, args ...any) {
 		found = append(found, fmt.Errorf("cluster %s, timeline %s: "+format, append([]any{l.cluster, l.line.ID}, args...)...))
 	}
-	for _, h := range l.holes {
-		if h.Cause == coverage.Missing {
-			say("revisions %s are missing, and nothing says why; what can be restored are revisions %s", h.Range, windows(l.line.Covered))
-		}
-	}
+	found = l.missing()
 	for _, d := range l.failures() {
 		say("a drill of revision %s failed, %s: %s", d.Revision, d.Started.Format(rfc3339), d.Problem)
 	}

@@ -365,11 +365,16 @@ func (l listed) standingText(now time.Time) string {
 	return text
 }
 
+// justNow is how long ago something was just now.
+const justNow = 20 * time.Second
+
 // ago is an age in its largest unit.
 func ago(d time.Duration) string {
 	switch {
-	case d < time.Minute:
+	case d < justNow:
 		return "just now"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds ago", d/time.Second)
 	case d < time.Hour:
 		return fmt.Sprintf("%dm ago", d/time.Minute)
 	case d < 48*time.Hour:

@@ -105,10 +105,8 @@ func (v *verification) archive(ctx context.Context, cluster string, reads []repo
 		for _, lost := range line.line.Lost(now) {
 			say(fmt.Errorf("cluster %s, timeline %s: revisions %s cannot be restored any more; what can be are revisions %s", cluster, line.line.ID, lost, windows(now.Covered)))
 		}
-		for _, hole := range line.holes {
-			if hole.Cause == coverage.Missing {
-				say(fmt.Errorf("cluster %s, timeline %s: revisions %s are missing, and nothing says why; what can be restored are revisions %s", cluster, line.line.ID, hole.Range, windows(now.Covered)))
-			}
+		for _, hole := range (archivedLine{cluster: cluster, line: coverage.Timeline{ID: line.line.ID, Covered: now.Covered}, holes: line.holes}).missing() {
+			say(hole)
 		}
 		if len(one.Problems) > 0 {
 			one.Result = foundBad

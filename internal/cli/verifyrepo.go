@@ -475,7 +475,8 @@ func (a *app) repoCheck() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "check",
 		Short: "Check the signatures and numbering of all manifests, and that their objects are there",
-		Long: "Check the signatures and numbering of all manifests, and that their objects are there. It reads no data: verify does.\n" +
+		Long: "Check the signatures and numbering of all manifests, that their objects are there, and that of the revisions that were\n" +
+			"archived none is missing without a reason. It reads no data: verify does.\n" +
 			"Data without a manifest, which interrupted backups leave, is counted; it is no fault.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -492,6 +493,9 @@ func (a *app) repoCheck() *cobra.Command {
 				return err
 			}
 			if err := remember(heads); err != nil {
+				return err
+			}
+			if err := missingRevisions(c.Context(), repo, &result); err != nil {
 				return err
 			}
 			if f.output == "json" {
@@ -519,6 +523,30 @@ func (a *app) repoCheck() *cobra.Command {
 	}
 	f.register(a, command.Flags())
 	return command
+}
+
+// missingRevisions adds the revisions of archives that are not there, which takes snapshots, segments and notes together to see.
+func missingRevisions(ctx context.Context, repo *repository.Repository, result *repository.CheckResult) error {
+	clusters, err := repo.Clusters(ctx)
+	if err != nil {
+		return err
+	}
+	for _, cluster := range clusters {
+		reads, _, err := repo.Snapshots(ctx, cluster)
+		if err != nil {
+			return err
+		}
+		lines, _, err := archiveOf(ctx, repo, cluster, reads, segmentsOf) // what cannot be believed was told
+		if err != nil {
+			return err
+		}
+		for _, line := range lines {
+			for _, missing := range line.missing() {
+				result.Problems = append(result.Problems, missing.Error())
+			}
+		}
+	}
+	return nil
 }
 
 // missingHint says what to do when manifests are missing; "" when none are.
