@@ -15,11 +15,11 @@ export GOFLAGS := $(filter-out -buildvcs=%,$(shell go env GOFLAGS)) -buildvcs=fa
 unexport ETCDCTL_API ETCDCTL_ENDPOINTS ETCDCTL_CACERT ETCDCTL_CERT ETCDCTL_KEY
 
 # PACKAGES are what the tests need from Debian: a C compiler for the race detector, strace, which kills a process at its
-# Nth sync, rename or link, curl for the examples of the agent API, age and zstd as judges of what is stored, and OpenSSH's
-# server, of which each test of SFTP runs its own on loopback. Debian starts one on port 22 too; the tests leave it alone. The
-# Azure server runs in node, from 18 on, and npm gets it: where there are some, from wherever they came, Debian's are not
-# asked for.
-PACKAGES := gcc libc6-dev strace curl age zstd openssh-server \
+# Nth sync, rename or link, curl for the examples of the agent API, age and zstd as judges of what is stored, iproute2 and
+# nftables for networks that break, and OpenSSH's server, of which each test of SFTP runs its own on loopback. Debian starts
+# one on port 22 too; the tests leave it alone. The Azure server runs in node, from 18 on, and npm gets it: where there are
+# some, from wherever they came, Debian's are not asked for.
+PACKAGES := gcc libc6-dev strace curl age zstd iproute2 nftables openssh-server \
 	$(shell command -v node >/dev/null || echo nodejs) $(shell command -v npm >/dev/null || echo npm)
 # TEST_TIMEOUT is for the tests of one package. The slowest take five minutes on 2 cores that nobody else uses.
 TEST_TIMEOUT ?= 20m

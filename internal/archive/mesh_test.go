@@ -14,7 +14,7 @@ import (
 )
 
 // mesh is a cluster whose members reach each other through this test, so that one can be cut off from the others while its
-// clients still reach it. That needs no rights, as network namespaces would.
+// clients still reach it. Nothing is lost on its ways, only late; test/moment has a network that loses packets.
 type mesh struct {
 	members []*etcdtest.Server
 

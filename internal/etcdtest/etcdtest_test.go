@@ -118,6 +118,32 @@ func TestTLSNeedsACertificate(t *testing.T) {
 	}
 }
 
+// TestSocket runs a server by another program, and reaches it by a socket.
+func TestSocket(t *testing.T) {
+	for name, secrets := range map[string]*TLS{"unix": nil, "unixs": NewTLS(t)} {
+		s := Start(t, Get(t, "3.6"), Options{
+			TLS: secrets, ClientURL: name + "://" + filepath.Join(t.TempDir(), "localhost"),
+			Args: []string{"--advertise-client-urls=http://127.0.0.1:1"},
+			Command: func(cmd *exec.Cmd) {
+				cmd.Args = append([]string{"env", "PLACED=here", cmd.Path}, cmd.Args[1:]...)
+				cmd.Path = "/usr/bin/env"
+			},
+		})
+		if out := s.Etcdctl(t, "put", "a", "1"); out != "OK\n" {
+			t.Errorf("%s: etcdctl put printed %q", name, out)
+		}
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, found := read(t, s.Client).Get("a"); !found {
+			t.Errorf("%s: the key is gone", name)
+		}
+		if env, err := os.ReadFile("/proc/" + strconv.Itoa(s.PID()) + "/environ"); err != nil || !strings.Contains(string(env), "PLACED=here") {
+			t.Errorf("%s: the command was not changed: %v", name, err)
+		}
+	}
+}
+
 func TestAuth(t *testing.T) {
 	s := Start(t, Get(t, "3.4"), Options{})
 	ctx := t.Context()

@@ -21,8 +21,8 @@ type process struct {
 	err  error
 }
 
-// startProcess starts a program whose output is added to the file logPath.
-func startProcess(path string, args, env []string, logPath string) (*process, error) {
+// startProcess starts a program whose output is added to the file logPath. change, when there is one, may change the command.
+func startProcess(path string, args, env []string, logPath string, change func(*exec.Cmd)) (*process, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -30,6 +30,9 @@ func startProcess(path string, args, env []string, logPath string) (*process, er
 	cmd := exec.Command(path, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if change != nil {
+		change(cmd)
+	}
 	p := &process{done: make(chan struct{})}
 	started := make(chan error)
 	go func() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,7 +26,9 @@ type Options struct {
 	Name string
 	// DataDir is served again when it exists; empty means a new one.
 	DataDir string
-	// ClientURL and PeerURL are what the server listens on and advertises; empty means reserved ports of 127.0.0.1.
+	// ClientURL and PeerURL are what the server listens on and advertises; empty means reserved ports of 127.0.0.1. A
+	// ClientURL can be a Unix socket, from etcd 3.6 on; with TLS it is "unixs:///folder/localhost", as the name of the file is
+	// that of the server. A socket cannot be advertised: Args tell what is.
 	ClientURL, PeerURL string
 	// InitialCluster is "NAME=URL,..." for a new data dir; empty means this member alone.
 	InitialCluster string
@@ -35,6 +38,9 @@ type Options struct {
 	TLS *TLS
 	// Args are added to the server's arguments; of one given twice, the later counts.
 	Args []string
+	// Command changes the command of the server before each start; the process that it starts must become the server by exec.
+	// netns.Host.Place is one, with TLS that has the host's address, and a ClientURL that reaches out of there.
+	Command func(*exec.Cmd)
 	// NoWait returns as soon as the process runs, for servers that cannot get healthy by themselves.
 	NoWait bool
 }
@@ -53,6 +59,7 @@ type Server struct {
 	Client *clientv3.Client
 
 	args     []string
+	command  func(*exec.Cmd)
 	logPath  string
 	process  *process
 	releases []func()
@@ -84,7 +91,7 @@ func (s *Server) endWith(t testing.TB) {
 // Launch is Start for programs that are no tests: the caller closes the server. dir, which must exist, gets its log
 // and, unless Options name another, its data dir.
 func Launch(ctx context.Context, v Version, dir string, o Options) (_ *Server, err error) {
-	s := &Server{Version: v, Name: o.Name, DataDir: o.DataDir, Endpoint: o.ClientURL, PeerURL: o.PeerURL, TLS: o.TLS}
+	s := &Server{Version: v, Name: o.Name, DataDir: o.DataDir, Endpoint: o.ClientURL, PeerURL: o.PeerURL, TLS: o.TLS, command: o.Command}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("start etcd %s: %w", v.Full, err), s.Close())
@@ -155,7 +162,7 @@ func (s *Server) flags(o Options) []string {
 }
 
 func (s *Server) run() (err error) {
-	s.process, err = startProcess(s.Version.Server, s.args, cleanEnv(), s.logPath)
+	s.process, err = startProcess(s.Version.Server, s.args, cleanEnv(), s.logPath, s.command)
 	return err
 }
 
@@ -224,7 +231,12 @@ func (s *Server) healthy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	// The client waits a second and more after a try that failed: so it tries only when somebody listens.
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", s.Endpoint[strings.Index(s.Endpoint, "//")+2:])
+	scheme, address, _ := strings.Cut(s.Endpoint, "://")
+	network := "tcp"
+	if strings.HasPrefix(scheme, "unix") {
+		network = "unix"
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -32,10 +33,10 @@ type TLS struct {
 	authorityKey crypto.Signer
 }
 
-// NewTLS makes an authority that lives as long as the test.
-func NewTLS(t testing.TB) *TLS {
+// NewTLS makes an authority that lives as long as the test. Servers are at 127.0.0.1 and localhost, and at the addresses.
+func NewTLS(t testing.TB, addresses ...netip.Addr) *TLS {
 	t.Helper()
-	made, err := MakeTLS(t.TempDir())
+	made, err := MakeTLS(t.TempDir(), addresses...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func NewTLS(t testing.TB) *TLS {
 }
 
 // MakeTLS is NewTLS for programs that are no tests. It writes into dir, which must exist.
-func MakeTLS(dir string) (*TLS, error) {
+func MakeTLS(dir string, addresses ...netip.Addr) (*TLS, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	t := &TLS{CA: at("ca.crt"), Cert: at("client.crt"), Key: at("client.key"), serverCert: at("server.crt"), serverKey: at("server.key")}
 	ca := certificate("holdfast test authority")
@@ -54,6 +55,9 @@ func MakeTLS(dir string) (*TLS, error) {
 	}
 	server := certificate("holdfast test server")
 	server.IPAddresses, server.DNSNames = []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"localhost"}
+	for _, a := range addresses {
+		server.IPAddresses = append(server.IPAddresses, a.AsSlice())
+	}
 	// A server is a client too: of its peers, and of itself for its HTTP gateway.
 	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	if _, err := issue(server, ca, caKey, t.serverCert, t.serverKey); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,6 +24,8 @@ type archiver struct {
 	args []string
 	// log is what all of them said: JSON lines and errors.
 	log string
+	// place changes the command before each start, when there is one.
+	place func(*exec.Cmd)
 
 	cmd     *exec.Cmd // nil while none runs
 	done    chan error
@@ -61,9 +64,22 @@ func (a *archiver) start(t testing.TB) {
 	defer log.Close()
 	cmd := exec.Command(a.p.Program, a.args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = a.p.Environment(), log, log
-	must(t, cmd.Start())
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if a.place != nil {
+		a.place(cmd)
+	}
+	started, done := make(chan error), make(chan error, 1)
+	go func() {
+		// The kernel ends it with the thread that made it, not with the process: so this thread waits for it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			done <- cmd.Wait()
+		}
+	}()
+	must(t, <-started)
 	a.cmd, a.done, a.stopped = cmd, done, false
 }
 
@@ -116,17 +132,34 @@ func (a *archiver) end(t testing.TB) {
 }
 
 // told counts the events of a kind.
-func (a *archiver) told(t testing.TB, event string) (n int) {
+func (a *archiver) told(t testing.TB, event string) int {
+	t.Helper()
+	return len(a.texts(t, event))
+}
+
+// texts gives what was told in events of a kind.
+func (a *archiver) texts(t testing.TB, event string) (texts []string) {
 	t.Helper()
 	log, err := os.ReadFile(a.log)
 	must(t, err)
 	for line := range bytes.Lines(log) {
-		var said struct{ Event string }
+		var said struct{ Event, Text string }
 		if json.Unmarshal(line, &said) == nil && said.Event == event { // a kill cuts a line, and errors are none
-			n++
+			texts = append(texts, said.Text)
 		}
 	}
-	return n
+	return texts
+}
+
+// reads gives the endpoint of the member that is read, "" before any is.
+func (a *archiver) reads(t testing.TB) string {
+	t.Helper()
+	texts := a.texts(t, "watching")
+	if len(texts) == 0 {
+		return ""
+	}
+	endpoint, _, _ := strings.Cut(strings.TrimPrefix(texts[len(texts)-1], "reading "), ",")
+	return endpoint
 }
 
 // stop lets one do nothing until goOn, or its end.

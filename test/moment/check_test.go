@@ -300,28 +300,27 @@ func (l *life) checkPrograms(s stored, revisions []int64) {
 		peers := fmt.Sprintf("http://127.0.0.1:%d", etcdtest.ReservePort(t))
 		restored := filepath.Join(t.TempDir(), "data")
 		l.place.Must(t, "restore", "--revision", revision, "--no-bump", "--data-dir", restored, "--name", "m1", "--initial-advertise-peer-urls", peers)
-		l.served("holdfast restore", at, want, restored, peers)
+		served(t, l.server.Version, "holdfast restore", at, want, restored, peers)
 
 		exported := filepath.Join(t.TempDir(), "snapshot.db")
 		l.place.Must(t, "export", "--revision", revision, exported)
 		stock := filepath.Join(t.TempDir(), "data")
 		peers = fmt.Sprintf("http://127.0.0.1:%d", etcdtest.ReservePort(t))
 		l.server.Version.Restore(t, exported, stock, "--name=m1", "--initial-cluster=m1="+peers, "--initial-advertise-peer-urls="+peers)
-		l.served("holdfast export and etcd's own restore", at, want, stock, peers)
+		served(t, l.server.Version, "holdfast export and etcd's own restore", at, want, stock, peers)
 
 		once.Do(func() {
 			kept := filepath.Join(t.TempDir(), "data")
 			l.place.Must(t, "restore", "--revision", revision, "--data-dir", kept, "--name", "m1", "--initial-advertise-peer-urls", peers)
-			l.served("holdfast restore with a bump", at, want, kept, peers)
+			served(t, l.server.Version, "holdfast restore with a bump", at, want, kept, peers)
 		})
 	}
 }
 
 // served starts a server on a data dir and holds it against the model.
-func (l *life) served(how string, at int64, want state, dataDir, peers string) {
-	t := l.t
+func served(t *testing.T, version etcdtest.Version, how string, at int64, want state, dataDir, peers string) {
 	t.Helper()
-	server := etcdtest.Start(t, l.server.Version, etcdtest.Options{DataDir: dataDir, PeerURL: peers})
+	server := etcdtest.Start(t, version, etcdtest.Options{DataDir: dataDir, PeerURL: peers})
 	got, err := read(t.Context(), server.Client, 0)
 	must(t, err)
 	if diff := want.diff(got); diff != "" {

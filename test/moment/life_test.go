@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,24 +25,9 @@ const (
 	huge = 1<<20 + 1<<19 - 1000
 )
 
-// record is what a client sees of a key.
-type record struct {
-	Value          string
-	Create, Mod    int64
-	Version, Lease int64
-}
-
-// state is a keyspace.
-type state map[string]record
-
-// change is what one revision did.
-type change struct {
-	puts    state
-	deletes []string
-}
-
 // life is a cluster that is used at random, and what was seen of it by a watch of the test's own.
 type life struct {
+	*witness
 	t        *testing.T
 	server   *etcdtest.Server
 	proxy    *recorder.Recorder
@@ -52,12 +36,7 @@ type life struct {
 	rnd      *rand.Rand
 	leases   []clientv3.LeaseID
 
-	mu      sync.Mutex
-	changes map[int64]*change
-	last    int64
-	settled int64         // what was archived when that was looked for last
-	grew    chan struct{} // one element when there is more
-
+	settled int64 // what was archived when that was looked for last
 	// compacted is up to where etcd itself cannot tell any more.
 	compacted int64
 	// wanted are the holes that compactions have made while nobody read.
@@ -74,83 +53,12 @@ func newLife(t *testing.T, version etcdtest.Version, seed uint64) *life {
 	t.Helper()
 	l := &life{
 		t: t, server: etcdtest.Start(t, version, etcdtest.Options{}), place: newPlace(t), rnd: rand.New(rand.NewPCG(seed, 0)),
-		changes: map[int64]*change{}, grew: make(chan struct{}, 1), healing: map[int][]func(){}, last: 1,
+		healing: map[int][]func(){},
 	}
+	l.witness = newWitness(t, l.server.Client)
 	l.proxy = recorder.Start(t, l.server.Endpoint, nil)
 	l.archiver = newArchiver(t, l.place, "--endpoints", l.proxy.Endpoint(), "--flush", "30ms", "--max-rate", "0")
-	ctx, cancel := context.WithCancel(t.Context())
-	watching := make(chan struct{})
-	t.Cleanup(func() { cancel(); <-watching })
-	go l.watch(ctx, watching)
 	return l
-}
-
-func (l *life) watch(ctx context.Context, done chan<- struct{}) {
-	defer close(done)
-	for reply := range l.server.Client.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithRev(1), clientv3.WithFragment()) {
-		if err := reply.Err(); err != nil && ctx.Err() == nil {
-			l.t.Errorf("the test's own watch: %v", err)
-			return
-		}
-		l.mu.Lock()
-		for _, e := range reply.Events {
-			at := e.Kv.ModRevision
-			if l.changes[at] == nil {
-				l.changes[at] = &change{puts: state{}}
-			}
-			if e.Type == clientv3.EventTypeDelete {
-				l.changes[at].deletes = append(l.changes[at].deletes, string(e.Kv.Key))
-			} else {
-				l.changes[at].puts[string(e.Kv.Key)] = record{string(e.Kv.Value), e.Kv.CreateRevision, at, e.Kv.Version, e.Kv.Lease}
-			}
-			l.last = at
-		}
-		l.mu.Unlock()
-		select {
-		case l.grew <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// now is the revision of the cluster, once the watch has seen all up to it.
-func (l *life) now() int64 {
-	l.t.Helper()
-	got, err := l.server.Client.Get(l.t.Context(), "x")
-	must(l.t, err)
-	deadline := time.After(patience)
-	for {
-		l.mu.Lock()
-		seen := l.last
-		l.mu.Unlock()
-		if seen >= got.Header.Revision {
-			return got.Header.Revision
-		}
-		select {
-		case <-l.grew:
-		case <-deadline:
-			l.t.Fatalf("the test's own watch is at %d, the cluster at %d", seen, got.Header.Revision)
-		}
-	}
-}
-
-// model gives the states at revisions, which are ascending.
-func (l *life) model(revisions []int64, visit func(int64, state)) {
-	l.mu.Lock()
-	changes, last := maps.Clone(l.changes), l.last
-	l.mu.Unlock()
-	now, i := state{}, 0
-	for at := int64(1); at <= last; at++ {
-		if c := changes[at]; c != nil {
-			for _, key := range c.deletes {
-				delete(now, key)
-			}
-			maps.Copy(now, c.puts)
-		}
-		for ; i < len(revisions) && revisions[i] == at; i++ {
-			visit(at, now)
-		}
-	}
 }
 
 // key is one of a few: some binary, some in a folder.
@@ -315,28 +223,8 @@ func (l *life) settle() {
 	l.heal()
 	l.archiver.start(l.t)
 	target := history.Revision(l.now())
-	poll(l.t, fmt.Sprintf("revision %d is archived", target), func() bool { return l.archived() >= target })
+	poll(l.t, fmt.Sprintf("revision %d is archived", target), func() bool { return l.place.archived(l.t) >= target })
 	l.settled = int64(target)
-}
-
-// archived is the last revision that the repository has.
-func (l *life) archived() (last history.Revision) {
-	l.t.Helper()
-	timelines, err := l.place.Timelines(l.t.Context(), cluster)
-	must(l.t, err)
-	for _, line := range timelines {
-		segment, err := l.place.LastSegment(l.t.Context(), cluster, line)
-		must(l.t, err)
-		if segment != nil {
-			last = max(last, segment.Last)
-		}
-	}
-	points, _, err := l.place.Points(l.t.Context(), cluster)
-	must(l.t, err)
-	for _, p := range points {
-		last = max(last, p.Last)
-	}
-	return last
 }
 
 func (l *life) compact(to int64) {
@@ -352,7 +240,7 @@ func (l *life) compactUnseen() {
 	l.t.Helper()
 	l.settle()
 	l.archiver.kill(l.t)
-	w := window{Earliest: int64(l.archived()) + 1, Latest: l.now() + 1}
+	w := window{Earliest: int64(l.place.archived(l.t)) + 1, Latest: l.now() + 1}
 	for range 60 {
 		l.step(0)
 	}

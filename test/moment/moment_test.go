@@ -1,6 +1,7 @@
 // Package moment holds the archive against a model: a cluster lives a random life while the real program archives it and is
 // killed, paused, cut off and ended, and then states are restored, at random revisions and by every route that there is, and
-// are held against what the cluster was seen to have. It also has the bound on the archiver's memory.
+// are held against what the cluster was seen to have. Another cluster lives in a network that breaks, with each member and the
+// archiver in a network namespace of its own. The bound on the archiver's memory is here too.
 //
 // A failed run prints its seed. The seed decides what the cluster and the test do, and not when processes do it.
 package moment
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/seal"
 	"github.com/holdfast-project/holdfast/internal/store/file"
@@ -41,14 +43,20 @@ func must(t testing.TB, err error) {
 // poll waits until a condition holds.
 func poll(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	pollFor(t, patience, what, holds)
+}
+
+// pollFor is poll for what takes longer.
+func pollFor(t testing.TB, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("not after %s: %s", patience, what)
+			t.Fatalf("not after %s: %s", limit, what)
 		}
 	}
 }
@@ -88,6 +96,26 @@ func (p *place) make(t *testing.T, env ...string) {
 }
 
 func (p *place) in(name string) string { return filepath.Join(p.dir, name) }
+
+// archived is the last revision that the repository has.
+func (p *place) archived(t testing.TB) (last history.Revision) {
+	t.Helper()
+	timelines, err := p.Timelines(t.Context(), cluster)
+	must(t, err)
+	for _, line := range timelines {
+		segment, err := p.LastSegment(t.Context(), cluster, line)
+		must(t, err)
+		if segment != nil {
+			last = max(last, segment.Last)
+		}
+	}
+	points, _, err := p.Points(t.Context(), cluster)
+	must(t, err)
+	for _, point := range points {
+		last = max(last, point.Last)
+	}
+	return last
+}
 
 // TestMoment: for every version of etcd, whatever happened to the archiver, each revision that is covered is restored as it
 // was, by every route, and what is not covered is a hole that is told, and that a compaction has made while nobody read.
