@@ -75,6 +75,10 @@ type Client struct {
 	etcd     *clientv3.Client
 }
 
+// keepAlive is how long a connection in use is silent before it is pinged, and then how long the answer may take. The shortest
+// that gRPC allows for the first.
+const keepAlive = 10 * time.Second
+
 // Dial prepares a client of the member at endpoint, a client URL. It does not wait for the connection: that nobody is there
 // shows at the first call. config may be nil for plain http. The caller closes the client.
 func Dial(endpoint string, config *tls.Config) (*Client, error) { return dialWith(endpoint, config) }
@@ -85,6 +89,10 @@ func dialWith(endpoint string, config *tls.Config, more ...grpc.DialOption) (*Cl
 		TLS:         config,
 		DialTimeout: DialTimeout,
 		Logger:      zap.NewNop(),
+		// The system notices after a quarter of an hour that the other host is gone, and etcd is asked for a sign of itself only
+		// where a call is silent. etcd takes no more pings than one in 5 s.
+		DialKeepAliveTime:    keepAlive,
+		DialKeepAliveTimeout: keepAlive,
 		// A snapshot is hundreds of megabytes: with windows of 64 KiB a member waits for leave to go on all the time, which
 		// costs it a seventh more processor time.
 		DialOptions: append([]grpc.DialOption{
