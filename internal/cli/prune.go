@@ -104,7 +104,7 @@ func (a *app) prune() *cobra.Command {
 		Short: "Remove snapshots and segments that no rule keeps; without --yes only say which",
 		Long: "Remove the snapshots of a repository that no rule keeps, and data that interrupted backups left. Without --yes it only says\n" +
 			"what it would do. Of a cluster that is archived it keeps every revision of the last 7 days (--keep-archive) with the snapshots\n" +
-			"that lead to them, and when no rule is given also one a day for 30 days, one a week for 13 weeks and one a month for 12 months;\n" +
+			"that lead to them, and when no rule is given also one of each hour for 30 days, of each day for a year, of each month for three;\n" +
 			"segments that were merged into larger ones go once these were read back.\n" +
 			"It always keeps the newest snapshot, the last one that a drill has proven, those that are pinned, and those that were found\n" +
 			"damaged or cannot be believed, which count for no rule. The order of snapshots is that of their revisions: a clock that\n" +
