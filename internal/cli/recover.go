@@ -195,7 +195,7 @@ func (a *app) restore() *cobra.Command {
 	command.Short = "Restore on the only unit of an application, or any stored moment into a new data dir"
 	command.Long += "\n\nWith --data-dir it restores a moment of a repository into a new data dir: the latest one, the one that --at, --revision or\n" +
 		"--snapshot names, exactly, or it refuses and says what is near. --plan only shows what would be done. Everything is checked\n" +
-		"before the data dir appears under its name. Start etcd with the --name and --initial-advertise-peer-urls that are given here.\n" +
+		"before etcd could find anything in DIR. Start etcd with the --name and --initial-advertise-peer-urls that are given here.\n" +
 		"For a cluster of several members run it once for each, with the same target, --initial-cluster and --initial-cluster-token."
 	command.Example += "\n  " + a.Program + " restore --at \"10 minutes ago\" --plan --identity key.txt\n" +
 		"  " + a.Program + " restore --at 2026-11-22T10:04:30Z --identity key.txt --data-dir /var/lib/etcd\n" +
@@ -238,7 +238,7 @@ type restoreFlags struct {
 }
 
 func (o *restoreFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&o.DataDir, "data-dir", "", "folder for the new data; it does not exist or is empty")
+	flags.StringVar(&o.DataDir, "data-dir", "", "folder for the new data; it does not exist or is empty, and may be a mount point")
 	flags.StringVar(&o.Name, "name", "default", "name of the member that will serve the data")
 	flags.StringVar(&o.PeerURL, "initial-advertise-peer-urls", "http://localhost:2380", "peer URL of that member")
 	flags.StringVar(&o.InitialCluster, "initial-cluster", "", "all members of the new cluster, NAME=URL,NAME=URL; this one alone when it is left out")

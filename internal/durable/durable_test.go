@@ -196,6 +196,30 @@ func TestMkdirAll(t *testing.T) {
 	}
 }
 
+// TestLockRemoved has the holder remove the file, while somebody waits for it and another one makes it anew.
+func TestLockRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	first, err := Lock(path)
+	must(t, err)
+	stale, err := os.Open(path)
+	must(t, err)
+	defer stale.Close()
+	must(t, os.Remove(path))
+	if same, err := still(stale, path); err != nil || same {
+		t.Errorf("a file without its name: %v, %v", same, err)
+	}
+	second, err := TryLock(path)
+	must(t, err)
+	if same, err := still(stale, path); err != nil || same {
+		t.Errorf("another file of the name: %v, %v", same, err)
+	}
+	must(t, first())
+	if _, err := TryLock(path); !errors.Is(err, ErrLocked) {
+		t.Errorf("the new file: %v, want ErrLocked", err)
+	}
+	must(t, second())
+}
+
 func TestLockInOneProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	release, err := Lock(path)
@@ -261,5 +285,12 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 	}
 	if err := release(); err != nil {
 		t.Error(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
