@@ -74,6 +74,11 @@ func (f *repoFlags) check() error {
 		if _, err := repository.ParseFingerprint(f.trust); err != nil {
 			return usageError{err}
 		}
+	if f.cluster != "" {
+		if err := repository.CheckCluster(f.cluster); err != nil {
+			return usageError{err}
+		}
+	}
 	}
 	return nil
 }
@@ -116,6 +121,9 @@ func (f *repoFlags) openStore(ctx context.Context, a *app, create bool) (store.S
 	at, err := location.Parse(f.url)
 	if err != nil {
 		return nil, nil, usageError{err}
+	}
+	if errors.Is(err, store.ErrNotFound) && !create {
+		return nil, at, hinted{fmt.Errorf("open repository %s: %w: %w", at, repository.ErrNoRepository, err), placeHint(err) + " " + a.Program + " repo init --repo URL makes a repository"}
 	}
 	opened, err := at.Open(ctx, location.Options{Create: create, Getenv: a.Getenv})
 	if err != nil {
@@ -186,7 +194,10 @@ func (f *repoFlags) oneCluster(ctx context.Context, repo *repository.Repository)
 		f.cluster = f.usual
 	}
 	if f.cluster != "" {
-		return f.cluster, repository.CheckCluster(f.cluster)
+		if err := repository.CheckCluster(f.cluster); err != nil {
+			return "", usageError{err}
+		}
+		return f.cluster, nil
 	}
 	clusters, err := repo.Clusters(ctx)
 	switch {
