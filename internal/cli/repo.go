@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,6 +79,11 @@ func (f *repoFlags) check() error {
 		}
 	}
 	}
+	if f.cluster != "" {
+		if err := repository.CheckCluster(f.cluster); err != nil {
+			return usageError{err}
+		}
+	}
 	return nil
 }
 
@@ -126,6 +130,9 @@ func (f *repoFlags) openStore(ctx context.Context, a *app, create bool) (store.S
 		return nil, at, hinted{fmt.Errorf("open repository %s: %w: %w", at, repository.ErrNoRepository, err), placeHint(err) + " " + a.Program + " repo init --repo URL makes a repository"}
 	}
 	opened, err := at.Open(ctx, location.Options{Create: create, Getenv: a.Getenv})
+	if errors.Is(err, store.ErrNotFound) && !create {
+		return nil, at, hinted{fmt.Errorf("open repository %s: %w: %w", at, repository.ErrNoRepository, err), placeHint(err) + " " + a.Program + " repo init --repo URL makes a repository"}
+	}
 	if err != nil {
 		return nil, at, hinted{fmt.Errorf("open repository %s: %w", at, err), placeHint(err)}
 	}
@@ -160,7 +167,7 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 	repo, first, err := trust.Open(ctx, opened, at.Place(), repository.Fingerprint(f.trust))
 	switch {
 	case errors.Is(err, repository.ErrNoRepository):
-		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), cmp.Or(placeHint(err), a.Program+" repo init --repo URL makes one")}
+		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), a.noRepositoryHint(ctx, f, opened, at, err)}
 	case errors.Is(err, repository.ErrUntrusted) && f.trust == "":
 		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", trust.File(at.Place()))}
 	case errors.Is(err, repository.ErrReplaced):
@@ -172,6 +179,28 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 		fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
 	}
 	return repo, nil
+}
+
+// noRepositoryHint says what helps where there is no repository. To make a new one does not, where there are backups.
+func (a *app) noRepositoryHint(ctx context.Context, f *repoFlags, s store.Store, at location.Location, err error) string {
+	if hint := placeHint(err); hint != "" {
+		return hint
+	}
+	orphaned, is := errors.AsType[*repository.Orphaned](repository.CheckVacant(ctx, s))
+	if !is {
+		return a.Program + " repo init --repo URL makes one"
+	}
+	return a.orphanedHint(f, at, orphaned)
+}
+
+// orphanedHint says how the document of a repository comes back.
+func (a *app) orphanedHint(f *repoFlags, at location.Location, orphaned *repository.Orphaned) string {
+	if trust, err := a.trust(); err == nil {
+		if _, err := trust.Kept(at.Place(), repository.Fingerprint(f.trust)); err == nil {
+			return fmt.Sprintf("%v: %s repo repair puts back the copy that this machine has kept", orphaned, a.Program)
+		}
+	}
+	return fmt.Sprintf("%v: put that file back from a copy of this place, or run %s repo repair on a machine that has worked with it; other objects than backups belong elsewhere", orphaned, a.Program)
 }
 
 // openForLook is openRepository for commands that only tell what there is. Of a store that is far away they read each signed
@@ -311,6 +340,10 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	if err != nil {
 		return err
 	}
+	trust, err := a.vacant(ctx, f, opened, at)
+	if err != nil {
+		return err
+	}
 	writer, err := a.writer()
 	if err != nil {
 		return err
@@ -342,11 +375,7 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 			return hinted{err, fmt.Sprintf("the repository is made, and its root key is in %s: %s key enroll --root-key %s", rootKey, a.Program, rootKey)}
 		}
 	}
-	trust, err := a.trust()
-	if err != nil {
-		return err
-	}
-	if err := trust.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
+	if err := trust.Begin(at.Place(), repo); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Stderr, "the root key is in %s: move it off this machine; it is needed to let other hosts sign\n", rootKey)
@@ -355,6 +384,29 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	}
 	fmt.Fprintf(a.Stdout, "repository %s is made\nroot key %s\n", repo.Document().Repository, repo.Root())
 	return nil
+}
+
+// vacant refuses a place where a repository is, or was: what is remembered of it is how a disk that is not mounted shows.
+func (a *app) vacant(ctx context.Context, f *repoFlags, s store.Store, at location.Location) (trust repository.TrustFolder, err error) {
+	err = repository.CheckVacant(ctx, s)
+	if errors.Is(err, store.ErrExists) {
+		return trust, fmt.Errorf("make repository at %s: there is one already", at)
+	}
+	if orphaned, is := errors.AsType[*repository.Orphaned](err); is {
+		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), a.orphanedHint(f, at, orphaned)}
+	}
+	if err != nil {
+		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), placeHint(err)}
+	}
+	if trust, err = a.trust(); err != nil {
+		return trust, err
+	}
+	known, found, err := trust.Get(at.Place())
+	if err == nil && found {
+		err = hinted{fmt.Errorf("make repository at %s: this machine knows repository %s there, with root key %s, and the place is empty", at, known.Repository, known.Root.Short()),
+			fmt.Sprintf("is the disk mounted? If that repository is gone for good, remove %s", trust.File(at.Place()))}
+	}
+	return trust, err
 }
 
 // notMade says why there is no new repository. The root key goes only when it is plain that it has signed nothing there: an

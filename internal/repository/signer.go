@@ -163,7 +163,7 @@ type signerCache struct {
 // Fresh gives the repository without what it remembers of signers, so that a revocation is seen which came since it was
 // opened.
 func (r *Repository) Fresh() *Repository {
-	return &Repository{store: r.store, document: r.document, cache: r.cache}
+	return &Repository{store: r.store, document: r.document, signed: r.signed, cache: r.cache}
 }
 
 func (r *Repository) signer(ctx context.Context, f Fingerprint, role Role) (signer, error) {
