@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/restore"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
+	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
 // findManifest finds what a person named, and believes its manifest only after checking it.
@@ -205,6 +206,9 @@ func (a *app) restore() *cobra.Command {
 		if !targeted {
 			return onUnit(c, words)
 		}
+		if err := noUnit(words); err != nil {
+			return err
+		}
 		if len(words) > 1 || len(words) == 1 && words[0] == "" {
 			return usagef("want at most one SNAPSHOT, given %q", words)
 		}
@@ -227,6 +231,17 @@ func (a *app) restore() *cobra.Command {
 	o.register(flags)
 	flags.Lookup("output").Usage += "; with --data-dir or --plan the form: text or json"
 	return command
+}
+
+// noUnit refuses units where a moment of a repository is restored: no snapshot is named like one.
+func noUnit(words []string) error {
+	for _, word := range words {
+		if _, err := unit.ParseName(word); err == nil {
+			return hinted{usagef("%q is a unit, and is restored without --data-dir, --plan or the name of a moment; they make a new data dir out of a repository", word),
+				"restore UNIT takes an archive of the backups page; export --format tar.gz makes one of a moment"}
+		}
+	}
+	return nil
 }
 
 // restoreFlags say what a moment is restored into.
@@ -258,6 +273,8 @@ func (o *restoreFlags) check(flags *pflag.FlagSet) error {
 		return usagef("--bump and --no-bump exclude each other")
 	case o.bump < 1:
 		return usagef("--bump must be above 0, given %d; --no-bump keeps the revision", o.bump)
+	case o.bump > restore.MostBump:
+		return usagef("--bump must be at most %d, given %d", int64(restore.MostBump), o.bump)
 	case strings.Contains(o.InitialCluster, ",") && o.Token == "":
 		return noToken(restore.ErrNoToken)
 	case o.keepHistory && !o.noBump:
@@ -328,6 +345,9 @@ func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *r
 	bump := o.Bump
 	if o.KeepRevision {
 		bump = 0
+	}
+	if err := restore.CheckBump(chain.Revision, o.HighestKnown, bump); err != nil {
+		return err
 	}
 	plan.NextRevision, plan.Compacted = int64(restore.NextRevision(chain.Revision, o.HighestKnown, bump)), !o.KeepRevision
 	if o.plan && f.output == "json" {

@@ -84,6 +84,12 @@ func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error)
 			return coverage.Target{}, usagef("--%s is empty", name)
 		}
 	}
+	if t.flags.Changed("revision") && t.revision < 1 {
+		return coverage.Target{}, usagef("--revision must be above 0, given %d", t.revision)
+	}
+	if t.flags.Changed("latest") && !t.latest {
+		return coverage.Target{}, usagef("--latest=false names no moment: want --at, --revision or --snapshot, or nothing for the latest")
+	}
 	given := 0
 	for _, is := range []bool{t.latest, t.at != "", t.revision != 0, t.snapshot != "", word != ""} {
 		if is {
@@ -94,9 +100,6 @@ func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error)
 		return coverage.Target{}, usagef("want one of --latest, --at, --revision and --snapshot")
 	}
 	target := coverage.Target{Revision: history.Revision(t.revision), Timeline: repository.Timeline(t.timeline)}
-	if t.revision < 0 {
-		return target, usagef("--revision must be above 0, given %d", t.revision)
-	}
 	if t.timeline != "" {
 		if err := repository.CheckTimeline(t.timeline); err != nil {
 			return target, usageError{err}
