@@ -73,11 +73,11 @@ func (f *repoFlags) check() error {
 		if _, err := repository.ParseFingerprint(f.trust); err != nil {
 			return usageError{err}
 		}
-	if f.cluster != "" {
-		if err := repository.CheckCluster(f.cluster); err != nil {
-			return usageError{err}
+		if f.cluster != "" {
+			if err := repository.CheckCluster(f.cluster); err != nil {
+				return usageError{err}
+			}
 		}
-	}
 	}
 	if f.cluster != "" {
 		if err := repository.CheckCluster(f.cluster); err != nil {

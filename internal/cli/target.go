@@ -80,7 +80,7 @@ func (r *resolved) restoreChain(keepHistory bool) chain.Chain {
 // check looks at the flags and at the word that names a snapshot, "" for none.
 func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error) {
 	for _, name := range []string{"at", "revision", "snapshot", "timeline"} {
-		if flag := t.flags.Lookup(name); flag != nil && flag.Changed && (flag.Value.String() == "" || flag.Value.String() == "0") {
+		if flag := t.flags.Lookup(name); flag != nil && flag.Changed && flag.Value.String() == "" {
 			return coverage.Target{}, usagef("--%s is empty", name)
 		}
 	}
@@ -395,7 +395,7 @@ func (p momentPlan) lines() [][2]string {
 	if p.LostRevisions > 0 {
 		list = append(list, [2]string{"loses", fmt.Sprintf("%d revisions after it, up to %d, which is the last one that is stored", p.LostRevisions, p.Newest)})
 	} else {
-		list = append(list, [2]string{"loses", "nothing that is stored; what the cluster wrote after it is not"})
+		list = append(list, [2]string{"loses", "nothing that is stored; what the cluster wrote later was never stored"})
 	}
 	if p.DataDir != "" {
 		list = append(list, [2]string{"into", fmt.Sprintf("%s, a new data dir for member %q of %s", p.DataDir, p.Name, p.InitialCluster)})
