@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -218,6 +219,33 @@ func TestLockRemoved(t *testing.T) {
 		t.Errorf("the new file: %v, want ErrLocked", err)
 	}
 	must(t, second())
+}
+
+// TestLockRemovedByEach has each of several holders remove the file before it lets go: there is never more than one.
+func TestLockRemovedByEach(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	var holders atomic.Int32
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 200 {
+				release, err := Lock(path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d hold the lock", n)
+				}
+				runtime.Gosched()
+				holders.Add(-1) // whoever removes the file has let go
+				if err := errors.Join(os.Remove(path), release()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestLockInOneProcess(t *testing.T) {

@@ -12,9 +12,10 @@ import (
 var ErrLocked = errors.New("locked by another process")
 
 // Lock takes the exclusive lock on the file path and waits for it as long as it takes. The file is created when missing,
-// mode 0600, and stays; who must remove it does so while he holds it, and those who wait take the next file of that name. The
-// lock is between processes and within one; it ends with release or with the process, however that ends. Programs that the
-// process starts do not inherit it. release is called once.
+// mode 0600, and stays; who must remove it does so while he holds it, as the last thing that the lock is for: others may hold
+// the next file of that name at once, and those who wait take that one. The lock is between processes and within one; it ends
+// with release or with the process, however that ends. Programs that the process starts do not inherit it. release is called
+// once.
 func Lock(path string) (release func() error, err error) { return lock(path, syscall.LOCK_EX) }
 
 // TryLock is Lock without the wait: when the lock is held its error is ErrLocked.

@@ -58,8 +58,14 @@ func freshOnce(order []string) error {
 		return err
 	}
 	filler, dir := filepath.Join(order[1], "filler"), filepath.Join(order[1], "data")
-	if order[2] == "mounted" {
+	if order[2] == "mounted" || order[2] == "leftover" {
 		dir = order[1]
+	}
+	if order[2] == "leftover" { // of a restore that was killed: it takes the space that the next one needs
+		half := filepath.Join(dir, workName, "data", "half")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(half), 0o700), os.WriteFile(half, make([]byte, 80<<20), 0o600)); err != nil {
+			return err
+		}
 	}
 	_, err = Fresh(context.Background(), FreshOptions{
 		DataDir: dir, Name: testName, PeerURL: testPeer, Size: info.Size,
@@ -124,6 +130,7 @@ func TestFreshOnFullDisk(t *testing.T) {
 		{"mounted", "100m", []string{"no space left for the restore: it needs " + need, "are free"}},
 		{"mounted", "300m,ro", []string{"read-only file system"}},
 		{"mounted", "300m,mode=0755", nil},
+		{"leftover", "200m", nil},
 	} {
 		t.Run(tt.when+" "+tt.size, func(t *testing.T) {
 			t.Parallel()
@@ -133,7 +140,7 @@ func TestFreshOnFullDisk(t *testing.T) {
 			cmd.Env = append(os.Environ(), freshVariable+"="+source.path+"\n"+disk+"\n"+tt.when)
 			output, err := cmd.CombinedOutput()
 			if tt.want == nil {
-				left := map[bool]string{true: "member", false: "data"}[tt.when == "mounted"]
+				left := map[bool]string{true: "member", false: "data"}[tt.when != "never"]
 				if err == nil || string(output) != fmt.Sprintf("%q is left\n", left) {
 					t.Errorf("fresh: %v\n%s", err, output)
 				}

@@ -78,7 +78,7 @@ func TestFreshInside(t *testing.T) {
 			}
 			return fetch(ctx, dst, scanner)
 		}
-		result, err := Fresh(t.Context(), o)
+		_, err := Fresh(t.Context(), o)
 		must(t, err)
 		if list := inside(t, dir); !slices.Equal(list, want) {
 			t.Errorf("it holds %q, want %q", list, want)
@@ -104,7 +104,7 @@ func TestFreshInside(t *testing.T) {
 		}
 		must(t, os.RemoveAll(filepath.Join(dir, "member")))
 		o = fresh(link)
-		result, err = Fresh(t.Context(), o)
+		result, err := Fresh(t.Context(), o)
 		must(t, err)
 		s := etcdtest.Start(t, v, etcdtest.Options{Name: testName, DataDir: dir, PeerURL: o.PeerURL})
 		checkServed(t, s, source.state, result)
