@@ -190,17 +190,17 @@ func (a *app) noRepositoryHint(ctx context.Context, f *repoFlags, s store.Store,
 	if !is {
 		return a.Program + " repo init --repo URL makes one"
 	}
-	return a.orphanedHint(f, at, orphaned)
+	return orphaned.Error() + ": " + a.orphanedHint(f, at)
 }
 
 // orphanedHint says how the document of a repository comes back.
-func (a *app) orphanedHint(f *repoFlags, at location.Location, orphaned *repository.Orphaned) string {
+func (a *app) orphanedHint(f *repoFlags, at location.Location) string {
 	if trust, err := a.trust(); err == nil {
 		if _, err := trust.Kept(at.Place(), repository.Fingerprint(f.trust)); err == nil {
-			return fmt.Sprintf("%v: %s repo repair puts back the copy that this machine has kept", orphaned, a.Program)
+			return a.Program + " repo repair puts back the copy that this machine has kept"
 		}
 	}
-	return fmt.Sprintf("%v: put that file back from a copy of this place, or run %s repo repair on a machine that has worked with it; other objects than backups belong elsewhere", orphaned, a.Program)
+	return "put that file back from a copy of this place, or run " + a.Program + " repo repair on a machine that has worked with it; other objects than backups belong elsewhere"
 }
 
 // openForLook is openRepository for commands that only tell what there is. Of a store that is far away they read each signed
@@ -392,8 +392,8 @@ func (a *app) vacant(ctx context.Context, f *repoFlags, s store.Store, at locati
 	if errors.Is(err, store.ErrExists) {
 		return trust, fmt.Errorf("make repository at %s: there is one already", at)
 	}
-	if orphaned, is := errors.AsType[*repository.Orphaned](err); is {
-		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), a.orphanedHint(f, at, orphaned)}
+	if _, is := errors.AsType[*repository.Orphaned](err); is {
+		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), a.orphanedHint(f, at)}
 	}
 	if err != nil {
 		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), placeHint(err)}
