@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/backup"
 	"github.com/holdfast-project/holdfast/internal/capture"
 	"github.com/holdfast-project/holdfast/internal/durable"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/member"
 	"github.com/holdfast-project/holdfast/internal/repository"
 )
@@ -195,13 +196,13 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 		set("watching", int64(w.From), 0, "reading %s, %s, from revision %s, %d behind", w.Endpoint, w.Role, w.From, w.Behind)
 	case e.Stored != nil:
 		s := e.Stored.Segment
-		set("stored", int64(s.First), int64(s.Last), "stored revisions %s to %s, %s, %s after the first; %s wait", s.First, s.Last,
+		set("stored", int64(s.First), int64(s.Last), "stored %s, %s, %s after the first; %s wait", s.Range().Words(),
 			humanize.Bytes(uint64(s.Object.Size)), e.Stored.Lag.Round(time.Millisecond), humanize.Bytes(uint64(e.Stored.Waiting)))
 	case e.Snapshot != nil:
 		m := e.Snapshot.Manifest
 		set("snapshot", int64(m.Point().First), int64(m.Content.Revision), "snapshot %s at revision %s, history from %s: %s", m.ID.Short(), m.Content.Revision, m.Point().First, e.Snapshot.Why)
 	case e.Gap != nil:
-		set("gap", int64(e.Gap.First), int64(e.Gap.Last), "GAP: revisions %s to %s are lost: %s", e.Gap.First, e.Gap.Last, e.Gap.Reason)
+		set("gap", int64(e.Gap.First), int64(e.Gap.Last), "GAP: lost %s: %s", history.Range{First: e.Gap.First, Last: e.Gap.Last}.Words(), e.Gap.Reason)
 	case e.NewTimeline != nil:
 		set("new-timeline", 0, 0, "NEW TIMELINE: the history that was archived does not go on: %v", e.NewTimeline)
 	case e.Broken != nil:
@@ -216,7 +217,7 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 		set("begun", 0, int64(e.Begun.Revision), "archiving timeline %s, which is archived up to revision %s", e.Begun.Timeline, e.Begun.Revision)
 	case e.Merged != nil:
 		s := e.Merged.Segment
-		set("merged", int64(s.First), int64(s.Last), "merged %s into revisions %s to %s, %s, %s", plural(e.Merged.Inputs, "segment"), s.First, s.Last, levelName(s.Level), humanize.Bytes(uint64(s.Object.Size)))
+		set("merged", int64(s.First), int64(s.Last), "merged %s into %s, %s, %s", plural(e.Merged.Inputs, "segment"), s.Range().Words(), levelName(s.Level), humanize.Bytes(uint64(s.Object.Size)))
 	case e.Hashes != nil && e.Hashes.Equal:
 		set("hashes", 0, int64(e.Hashes.Revision), "the members agree at revision %s", e.Hashes.Revision)
 	case e.Hashes != nil:

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -187,17 +188,32 @@ func exactArgs(n int, usage string) cobra.PositionalArgs {
 	}
 }
 
-// usageArgs makes what a check of cobra's refuses a usage error.
+// usageArgs makes what a check of cobra's refuses a usage error, which says what is wanted as the help does.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	if check == nil {
 		return nil
 	}
 	return func(command *cobra.Command, args []string) error {
-		if err := check(command, args); err != nil {
+		err := check(command, args)
+		switch {
+		case err == nil:
+			return nil
+		case !ofCobra(err) || command.HasSubCommands():
 			return usageError{err}
 		}
-		return nil
+		_, wanted, _ := strings.Cut(command.Use, " ")
+		if wanted == "" {
+			return usagef("%s takes flags only, given %q", command.Name(), args)
+		}
+		return usagef("want %s, given %s", wanted, plural(len(args), "word"))
 	}
+}
+
+// ofCobra tells whether an error is of one of cobra's checks of the number of words, which have no type.
+func ofCobra(err error) bool {
+	return slices.ContainsFunc([]string{"accepts ", "requires at least ", "unknown command "}, func(begin string) bool {
+		return strings.HasPrefix(err.Error(), begin)
+	})
 }
 
 // usageError is a command line that cannot be understood: exit code 2.

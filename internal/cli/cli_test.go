@@ -19,9 +19,11 @@ import (
 
 	"github.com/holdfast-project/holdfast/internal/action"
 	"github.com/holdfast-project/holdfast/internal/api"
+	"github.com/holdfast-project/holdfast/internal/archive"
 	"github.com/holdfast-project/holdfast/internal/archivefile"
 	"github.com/holdfast-project/holdfast/internal/inventory"
 	"github.com/holdfast-project/holdfast/internal/juju"
+	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
@@ -50,24 +52,39 @@ func TestCommandLines(t *testing.T) {
 		code           int
 		stdout, stderr string // what each begins with; "" means nothing at all
 	}{
-		"":                                      {0, "Keeps the state of a Kubernetes cluster", ""},
-		"--version":                             {0, "holdfast version ", ""},
-		"help dance":                            {2, "", `ERROR unknown command "dance" for "holdfast"`},
-		"help deploy":                           {0, "Deploy an etcd cluster", ""},
-		"help":                                  {0, "Keeps the state of a Kubernetes cluster", ""},
-		"deploy etcd --units abc":               {2, "", `ERROR invalid argument "abc" for "-n, --units" flag: want a whole number` + "\n"},
-		"dance":                                 {2, "", `ERROR unknown command "dance" for "holdfast"`},
-		"stauts":                                {2, "", `ERROR unknown command "stauts" for "holdfast"` + "\nhint: did you mean holdfast start, or holdfast status?\n"},
-		"help runaction":                        {2, "", `ERROR unknown command "runaction" for "holdfast"` + "\nhint: did you mean holdfast run-action?\n"},
-		"scp etcd/0: .":                         {2, "", `ERROR "etcd/0:" names no file of the unit` + "\nhint: the path goes after the colon; "},
-		"--colour":                              {2, "", "ERROR unknown flag: --colour"},
-		"status":                                {0, "", `Model "default" is empty.`},
-		"status --format json":                  {0, "{", ""},
-		"status --format xml":                   {2, "", "ERROR "},
-		"status etcd":                           {1, "", `ERROR application "etcd" not found`},
-		"status a b":                            {2, "", "ERROR "},
-		"env etcd":                              {1, "", `ERROR application "etcd" not found`},
-		"env":                                   {2, "", "ERROR want one APPLICATION, given 0 words"},
+		"":                        {0, "Keeps the state of a Kubernetes cluster", ""},
+		"--version":               {0, "holdfast version ", ""},
+		"help dance":              {2, "", `ERROR unknown command "dance" for "holdfast"`},
+		"help deploy":             {0, "Deploy an etcd cluster", ""},
+		"help":                    {0, "Keeps the state of a Kubernetes cluster", ""},
+		"deploy etcd --units abc": {2, "", `ERROR invalid argument "abc" for "-n, --units" flag: want a whole number` + "\n"},
+		"dance":                   {2, "", `ERROR unknown command "dance" for "holdfast"`},
+		"stauts":                  {2, "", `ERROR unknown command "stauts" for "holdfast"` + "\nhint: did you mean holdfast start, or holdfast status?\n"},
+		"help runaction":          {2, "", `ERROR unknown command "runaction" for "holdfast"` + "\nhint: did you mean holdfast run-action?\n"},
+		"scp etcd/0: .":           {2, "", `ERROR "etcd/0:" names no file of the unit` + "\nhint: the path goes after the colon; "},
+		"--colour":                {2, "", "ERROR unknown flag: --colour"},
+		"status":                  {0, "", `Model "default" is empty.`},
+		"status --format json":    {0, "{", ""},
+		"status --format xml":     {2, "", "ERROR "},
+		"status etcd":             {1, "", `ERROR application "etcd" not found`},
+		"status a b":              {2, "", "ERROR "},
+		"env etcd":                {1, "", `ERROR application "etcd" not found`},
+		"env":                     {2, "", "ERROR want one APPLICATION, given 0 words"},
+		"status a b c":            {2, "", "ERROR want [APPLICATION], given 3 words\nhint: holdfast status --help\n"},
+		"remove-unit":             {2, "", "ERROR want UNIT..., given 0 words\n"},
+		"export":                  {2, "", "ERROR want [SNAPSHOT] FILE, given 0 words\n"},
+		"key add":                 {2, "", "ERROR want RECIPIENT..., given 0 words\nhint: holdfast key add --help\n"},
+		"key enroll a b":          {2, "", "ERROR want [PUBLIC-KEY], given 2 words\nhint: holdfast key enroll --help\n"},
+		"list extra":              {2, "", "ERROR list takes flags only, given [\"extra\"]\n"},
+		"repo info extra":         {2, "", "ERROR info takes flags only, given [\"extra\"]\nhint: holdfast repo info --help\n"},
+		"repo extra":              {2, "", `ERROR unknown command "extra" for "holdfast repo"`},
+		"restore --data-dir d --bump 9223372036854775807":    {2, "", "ERROR --bump must be at most 2305843009213693951, given 9223372036854775807\n"},
+		"restore --plan --latest=false --repo file:///no":    {2, "", "ERROR --latest=false names no moment: want --at, --revision or --snapshot"},
+		"restore --plan --revision 0 --repo file:///no":      {2, "", "ERROR --revision must be above 0, given 0\n"},
+		"restore --plan --revision -3 --repo file:///no":     {2, "", "ERROR --revision must be above 0, given -3\n"},
+		"restore etcd/0 --data-dir d --repo file:///no":      {2, "", `ERROR "etcd/0" is a unit, and is restored without --data-dir, --plan or the name of a moment; they make a new data dir out of a repository` + "\nhint: restore UNIT takes an archive"},
+		"restore --plan etcd/0 --repo file:///no":            {2, "", `ERROR "etcd/0" is a unit, and is restored without --data-dir, --plan or the name of a moment; they make a new data dir out of a repository` + "\nhint: restore UNIT takes an archive"},
+		"restore etcd/0 snapshot=x --plan --repo file:///no": {2, "", `ERROR "etcd/0" is a unit, and is restored without --data-dir, --plan or the name of a moment; they make a new data dir out of a repository` + "\nhint: restore UNIT takes an archive"},
 		"run-action":                            {2, "", "ERROR no unit specified"},
 		"run-action etcd/0":                     {2, "", "ERROR no action specified"},
 		"run-action etcd/0 snapshot":            {1, "", `ERROR unit "etcd/0" not found`},
@@ -75,7 +92,7 @@ func TestCommandLines(t *testing.T) {
 		"run-action etcd/0 snapshot --params " + directory + "/none": {1, "", "ERROR read parameters: "},
 		"run etcd/0 snapshot --wait=5s --background":                 {2, "", "ERROR cannot specify both --wait and --background"},
 		"snapshot":                          {2, "", "ERROR no unit specified"},
-		"deploy":                            {2, "", "ERROR "},
+		"deploy":                            {2, "", "ERROR want etcd [NAME], given 0 words\n"},
 		"deploy mysql":                      {2, "", `ERROR cannot deploy "mysql": only "etcd" can be deployed`},
 		"deploy etcd --units 0":             {2, "", "ERROR --units must be at least 1, given 0"},
 		"deploy etcd --resource snapshot":   {2, "", `ERROR resource "snapshot" must be of the form NAME=FILE`},
@@ -353,6 +370,27 @@ func TestVersionText(t *testing.T) {
 	} {
 		if got := f.versionText(); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestOneOfEach wants the singular where there is one, and what is lost said so that it can be understood.
+func TestOneOfEach(t *testing.T) {
+	var text strings.Builder
+	if err := (finding{Keys: 1, Leases: 1}).write(&text, "text"); err != nil || !strings.Contains(text.String(), "  content    1 key, 1 lease, no Kubernetes objects\n") {
+		t.Errorf("a file: %v\n%s", err, text.String())
+	}
+	text.Reset()
+	if err := (merged{Cluster: "prod", Level: repository.SegmentHour, First: 7, Last: 7, Inputs: 1}).write(&text, "text"); err != nil || !strings.Contains(text.String(), ", revision 7: ") {
+		t.Errorf("a merge: %v\n%s", err, text.String())
+	}
+	gap := archiveLineOf(archive.Event{Gap: &repository.Gap{First: 5, Last: 5, Reason: "compacted"}}, time.Now())
+	if gap.Text != "GAP: lost revision 5: compacted" {
+		t.Errorf("a gap: %q", gap.Text)
+	}
+	for _, line := range (momentPlan{}).lines() {
+		if line[0] == "loses" && line[1] != "nothing that is stored; what the cluster wrote later was never stored" {
+			t.Errorf("a plan loses %q", line[1])
 		}
 	}
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -125,7 +124,7 @@ func (a *app) list() *cobra.Command {
 				return err
 			}
 			if len(bad) > 0 {
-				return findings{errors.Join(bad...)}
+				return a.found(bad)
 			}
 			return nil
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-project/holdfast/internal/archive/merge"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 )
 
@@ -172,7 +173,8 @@ func (m merged) write(w io.Writer, form string) error {
 		return json.NewEncoder(w).Encode(m)
 	}
 	layout := map[int]string{repository.SegmentMinute: "2006-01-02T15:04Z", repository.SegmentHour: "2006-01-02T15Z", repository.SegmentDay: time.DateOnly}[m.Level]
-	text := fmt.Sprintf("%s  %s %s, revisions %d to %d: %s of %s", m.Cluster, levelName(m.Level), m.Period.Format(layout), m.First, m.Last,
+	text := fmt.Sprintf("%s  %s %s, %s: %s of %s", m.Cluster, levelName(m.Level), m.Period.Format(layout),
+		history.Range{First: history.Revision(m.First), Last: history.Revision(m.Last)}.Words(),
 		humanize.Bytes(uint64(m.Stored)), plural(m.Inputs, "segment"))
 	switch m.Action {
 	case mergePlanned:

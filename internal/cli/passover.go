@@ -213,7 +213,7 @@ func (a *app) look(ctx context.Context, r *resolved) error {
 		r.highest = max(r.highest, t.Highest()) // what is passed over later counts: clients may have seen it
 	}
 	if !again {
-		for _, err := range append(strange, more...) {
+		for _, err := range repository.BySigner(append(strange, more...)) {
 			fmt.Fprintf(a.Stderr, "passed over: %v\n", err)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/restore"
 	"github.com/holdfast-project/holdfast/internal/snapshot"
+	"github.com/holdfast-project/holdfast/internal/unit"
 )
 
 // findManifest finds what a person named, and believes its manifest only after checking it.
@@ -195,7 +196,7 @@ func (a *app) restore() *cobra.Command {
 	command.Short = "Restore on the only unit of an application, or any stored moment into a new data dir"
 	command.Long += "\n\nWith --data-dir it restores a moment of a repository into a new data dir: the latest one, the one that --at, --revision or\n" +
 		"--snapshot names, exactly, or it refuses and says what is near. --plan only shows what would be done. Everything is checked\n" +
-		"before the data dir appears under its name. Start etcd with the --name and --initial-advertise-peer-urls that are given here.\n" +
+		"before etcd could find anything in DIR. Start etcd with the --name and --initial-advertise-peer-urls that are given here.\n" +
 		"For a cluster of several members run it once for each, with the same target, --initial-cluster and --initial-cluster-token."
 	command.Example += "\n  " + a.Program + " restore --at \"10 minutes ago\" --plan --identity key.txt\n" +
 		"  " + a.Program + " restore --at 2026-11-22T10:04:30Z --identity key.txt --data-dir /var/lib/etcd\n" +
@@ -204,6 +205,9 @@ func (a *app) restore() *cobra.Command {
 		targeted := slices.ContainsFunc([]string{"data-dir", "plan", "latest", "at", "revision", "snapshot", "timeline"}, c.Flags().Changed)
 		if !targeted {
 			return onUnit(c, words)
+		}
+		if err := noUnit(words); err != nil {
+			return err
 		}
 		if len(words) > 1 || len(words) == 1 && words[0] == "" {
 			return usagef("want at most one SNAPSHOT, given %q", words)
@@ -229,6 +233,17 @@ func (a *app) restore() *cobra.Command {
 	return command
 }
 
+// noUnit refuses units where a moment of a repository is restored: no snapshot is named like one.
+func noUnit(words []string) error {
+	for _, word := range words {
+		if _, err := unit.ParseName(word); err == nil {
+			return hinted{usagef("%q is a unit, and is restored without --data-dir, --plan or the name of a moment; they make a new data dir out of a repository", word),
+				"restore UNIT takes an archive of the backups page; export --format tar.gz makes one of a moment"}
+		}
+	}
+	return nil
+}
+
 // restoreFlags say what a moment is restored into.
 type restoreFlags struct {
 	restore.FreshOptions
@@ -238,7 +253,7 @@ type restoreFlags struct {
 }
 
 func (o *restoreFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&o.DataDir, "data-dir", "", "folder for the new data; it does not exist or is empty")
+	flags.StringVar(&o.DataDir, "data-dir", "", "folder for the new data; it does not exist or is empty, and may be a mount point")
 	flags.StringVar(&o.Name, "name", "default", "name of the member that will serve the data")
 	flags.StringVar(&o.PeerURL, "initial-advertise-peer-urls", "http://localhost:2380", "peer URL of that member")
 	flags.StringVar(&o.InitialCluster, "initial-cluster", "", "all members of the new cluster, NAME=URL,NAME=URL; this one alone when it is left out")
@@ -258,6 +273,8 @@ func (o *restoreFlags) check(flags *pflag.FlagSet) error {
 		return usagef("--bump and --no-bump exclude each other")
 	case o.bump < 1:
 		return usagef("--bump must be above 0, given %d; --no-bump keeps the revision", o.bump)
+	case o.bump > restore.MostBump:
+		return usagef("--bump must be at most %d, given %d", int64(restore.MostBump), o.bump)
 	case strings.Contains(o.InitialCluster, ",") && o.Token == "":
 		return noToken(restore.ErrNoToken)
 	case o.keepHistory && !o.noBump:
@@ -328,6 +345,9 @@ func (a *app) runRestore(ctx context.Context, f *repoFlags, t *targetFlags, o *r
 	bump := o.Bump
 	if o.KeepRevision {
 		bump = 0
+	}
+	if err := restore.CheckBump(chain.Revision, o.HighestKnown, bump); err != nil {
+		return err
 	}
 	plan.NextRevision, plan.Compacted = int64(restore.NextRevision(chain.Revision, o.HighestKnown, bump)), !o.KeepRevision
 	if o.plan && f.output == "json" {

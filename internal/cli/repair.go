@@ -24,10 +24,11 @@ func (a *app) repoRepair() *cobra.Command {
 		Long: "Count the manifests of this host anew, and look at data that no manifest names: most of it is of backups that were cut off,\n" +
 			"and goes with prune. What is a whole snapshot is told, and with --adopt ID gets a manifest, signed by this host. It then\n" +
 			"says nothing of where it is from, and nothing proves who made it: adopt only what you know was yours.\n" +
+			"A repository.json that is lost is put back from the copy that this host kept when it opened the repository.\n" +
 			"Nothing is removed or changed.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			repo, err := a.openRepository(c.Context(), &f)
+			repo, err := a.openRepairing(c.Context(), &f)
 			if err != nil {
 				return err
 			}
@@ -78,6 +79,32 @@ func (a *app) repoRepair() *cobra.Command {
 	command.Flags().StringArrayVar(&adopt, "adopt", nil, "id of data to make a snapshot of again; may be repeated")
 	command.Flags().DurationVar(&grace, "grace", time.Hour, "how old data without a manifest must be to be looked at")
 	return command
+}
+
+// openRepairing opens a repository, and puts its document back where that is lost and its objects are not.
+func (a *app) openRepairing(ctx context.Context, f *repoFlags) (*repository.Repository, error) {
+	repo, err := a.openRepository(ctx, f)
+	if !errors.Is(err, repository.ErrNoRepository) {
+		return repo, err
+	}
+	opened, at, openErr := f.openStore(ctx, a, false)
+	if openErr != nil {
+		return nil, err
+	}
+	if _, is := errors.AsType[*repository.Orphaned](repository.CheckVacant(ctx, opened)); !is {
+		return nil, err // an empty place is no repository that lost something
+	}
+	trust, trustErr := a.trust()
+	if trustErr != nil {
+		return nil, trustErr
+	}
+	if putErr := trust.PutBack(ctx, opened, at.Place(), repository.Fingerprint(f.trust)); errors.Is(putErr, repository.ErrNotKept) {
+		return nil, hinted{fmt.Errorf("%w; %w", err, putErr), a.hint(err)}
+	} else if putErr != nil {
+		return nil, putErr
+	}
+	fmt.Fprintln(a.Stdout, "repository.json was lost: it is put back from the copy that this host has kept")
+	return a.openRepository(ctx, f)
 }
 
 // repair is one run of repo repair.

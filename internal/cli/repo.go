@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -74,6 +73,16 @@ func (f *repoFlags) check() error {
 		if _, err := repository.ParseFingerprint(f.trust); err != nil {
 			return usageError{err}
 		}
+		if f.cluster != "" {
+			if err := repository.CheckCluster(f.cluster); err != nil {
+				return usageError{err}
+			}
+		}
+	}
+	if f.cluster != "" {
+		if err := repository.CheckCluster(f.cluster); err != nil {
+			return usageError{err}
+		}
 	}
 	return nil
 }
@@ -117,7 +126,13 @@ func (f *repoFlags) openStore(ctx context.Context, a *app, create bool) (store.S
 	if err != nil {
 		return nil, nil, usageError{err}
 	}
+	if errors.Is(err, store.ErrNotFound) && !create {
+		return nil, at, hinted{fmt.Errorf("open repository %s: %w: %w", at, repository.ErrNoRepository, err), placeHint(err) + " " + a.Program + " repo init --repo URL makes a repository"}
+	}
 	opened, err := at.Open(ctx, location.Options{Create: create, Getenv: a.Getenv})
+	if errors.Is(err, store.ErrNotFound) && !create {
+		return nil, at, hinted{fmt.Errorf("open repository %s: %w: %w", at, repository.ErrNoRepository, err), placeHint(err) + " " + a.Program + " repo init --repo URL makes a repository"}
+	}
 	if err != nil {
 		return nil, at, hinted{fmt.Errorf("open repository %s: %w", at, err), placeHint(err)}
 	}
@@ -152,7 +167,7 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 	repo, first, err := trust.Open(ctx, opened, at.Place(), repository.Fingerprint(f.trust))
 	switch {
 	case errors.Is(err, repository.ErrNoRepository):
-		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), cmp.Or(placeHint(err), a.Program+" repo init --repo URL makes one")}
+		return nil, hinted{fmt.Errorf("open repository %s: %w", at, err), a.noRepositoryHint(ctx, f, opened, at, err)}
 	case errors.Is(err, repository.ErrUntrusted) && f.trust == "":
 		return nil, hinted{err, fmt.Sprintf("if you know that this is right, remove %s, or give --trust FINGERPRINT", trust.File(at.Place()))}
 	case errors.Is(err, repository.ErrReplaced):
@@ -164,6 +179,28 @@ func (a *app) openRepository(ctx context.Context, f *repoFlags) (*repository.Rep
 		fmt.Fprintf(a.Stderr, "trusting root key %s of this repository from now on: it is the first that was seen there\n", repo.Root())
 	}
 	return repo, nil
+}
+
+// noRepositoryHint says what helps where there is no repository. To make a new one does not, where there are backups.
+func (a *app) noRepositoryHint(ctx context.Context, f *repoFlags, s store.Store, at location.Location, err error) string {
+	if hint := placeHint(err); hint != "" {
+		return hint
+	}
+	orphaned, is := errors.AsType[*repository.Orphaned](repository.CheckVacant(ctx, s))
+	if !is {
+		return a.Program + " repo init --repo URL makes one"
+	}
+	return orphaned.Error() + ": " + a.orphanedHint(f, at)
+}
+
+// orphanedHint says how the document of a repository comes back.
+func (a *app) orphanedHint(f *repoFlags, at location.Location) string {
+	if trust, err := a.trust(); err == nil {
+		if _, err := trust.Kept(at.Place(), repository.Fingerprint(f.trust)); err == nil {
+			return a.Program + " repo repair puts back the copy that this machine has kept"
+		}
+	}
+	return "put that file back from a copy of this place, or run " + a.Program + " repo repair on a machine that has worked with it; other objects than backups belong elsewhere"
 }
 
 // openForLook is openRepository for commands that only tell what there is. Of a store that is far away they read each signed
@@ -186,7 +223,10 @@ func (f *repoFlags) oneCluster(ctx context.Context, repo *repository.Repository)
 		f.cluster = f.usual
 	}
 	if f.cluster != "" {
-		return f.cluster, repository.CheckCluster(f.cluster)
+		if err := repository.CheckCluster(f.cluster); err != nil {
+			return "", usageError{err}
+		}
+		return f.cluster, nil
 	}
 	clusters, err := repo.Clusters(ctx)
 	switch {
@@ -300,6 +340,10 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	if err != nil {
 		return err
 	}
+	trust, err := a.vacant(ctx, f, opened, at)
+	if err != nil {
+		return err
+	}
 	writer, err := a.writer()
 	if err != nil {
 		return err
@@ -331,11 +375,7 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 			return hinted{err, fmt.Sprintf("the repository is made, and its root key is in %s: %s key enroll --root-key %s", rootKey, a.Program, rootKey)}
 		}
 	}
-	trust, err := a.trust()
-	if err != nil {
-		return err
-	}
-	if err := trust.Set(repository.Trust{Location: at.Place(), Repository: repo.Document().Repository, Root: repo.Root()}); err != nil {
+	if err := trust.Begin(at.Place(), repo); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Stderr, "the root key is in %s: move it off this machine; it is needed to let other hosts sign\n", rootKey)
@@ -344,6 +384,29 @@ func (a *app) initRepository(ctx context.Context, f *repoFlags, recipients []sea
 	}
 	fmt.Fprintf(a.Stdout, "repository %s is made\nroot key %s\n", repo.Document().Repository, repo.Root())
 	return nil
+}
+
+// vacant refuses a place where a repository is, or was: what is remembered of it is how a disk that is not mounted shows.
+func (a *app) vacant(ctx context.Context, f *repoFlags, s store.Store, at location.Location) (trust repository.TrustFolder, err error) {
+	err = repository.CheckVacant(ctx, s)
+	if errors.Is(err, store.ErrExists) {
+		return trust, fmt.Errorf("make repository at %s: there is one already", at)
+	}
+	if _, is := errors.AsType[*repository.Orphaned](err); is {
+		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), a.orphanedHint(f, at)}
+	}
+	if err != nil {
+		return trust, hinted{fmt.Errorf("make repository at %s: %w", at, err), placeHint(err)}
+	}
+	if trust, err = a.trust(); err != nil {
+		return trust, err
+	}
+	known, found, err := trust.Get(at.Place())
+	if err == nil && found {
+		err = hinted{fmt.Errorf("make repository at %s: this machine knows repository %s there, with root key %s, and the place is empty", at, known.Repository, known.Root.Short()),
+			fmt.Sprintf("is the disk mounted? If that repository is gone for good, remove %s", trust.File(at.Place()))}
+	}
+	return trust, err
 }
 
 // notMade says why there is no new repository. The root key goes only when it is plain that it has signed nothing there: an

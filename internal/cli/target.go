@@ -80,9 +80,15 @@ func (r *resolved) restoreChain(keepHistory bool) chain.Chain {
 // check looks at the flags and at the word that names a snapshot, "" for none.
 func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error) {
 	for _, name := range []string{"at", "revision", "snapshot", "timeline"} {
-		if flag := t.flags.Lookup(name); flag != nil && flag.Changed && (flag.Value.String() == "" || flag.Value.String() == "0") {
+		if flag := t.flags.Lookup(name); flag != nil && flag.Changed && flag.Value.String() == "" {
 			return coverage.Target{}, usagef("--%s is empty", name)
 		}
+	}
+	if t.flags.Changed("revision") && t.revision < 1 {
+		return coverage.Target{}, usagef("--revision must be above 0, given %d", t.revision)
+	}
+	if t.flags.Changed("latest") && !t.latest {
+		return coverage.Target{}, usagef("--latest=false names no moment: want --at, --revision or --snapshot, or nothing for the latest")
 	}
 	given := 0
 	for _, is := range []bool{t.latest, t.at != "", t.revision != 0, t.snapshot != "", word != ""} {
@@ -94,9 +100,6 @@ func (t *targetFlags) check(word string, now time.Time) (coverage.Target, error)
 		return coverage.Target{}, usagef("want one of --latest, --at, --revision and --snapshot")
 	}
 	target := coverage.Target{Revision: history.Revision(t.revision), Timeline: repository.Timeline(t.timeline)}
-	if t.revision < 0 {
-		return target, usagef("--revision must be above 0, given %d", t.revision)
-	}
 	if t.timeline != "" {
 		if err := repository.CheckTimeline(t.timeline); err != nil {
 			return target, usageError{err}
@@ -383,7 +386,7 @@ func (p momentPlan) lines() [][2]string {
 	if p.LostRevisions > 0 {
 		list = append(list, [2]string{"loses", fmt.Sprintf("%d revisions after it, up to %d, which is the last one that is stored", p.LostRevisions, p.Newest)})
 	} else {
-		list = append(list, [2]string{"loses", "nothing that is stored; what the cluster wrote after it is not"})
+		list = append(list, [2]string{"loses", "nothing that is stored; what the cluster wrote later was never stored"})
 	}
 	if p.DataDir != "" {
 		list = append(list, [2]string{"into", fmt.Sprintf("%s, a new data dir for member %q of %s", p.DataDir, p.Name, p.InitialCluster)})

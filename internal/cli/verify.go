@@ -261,7 +261,7 @@ func (f finding) write(w io.Writer, form string) error {
 	fmt.Fprintf(w, "  sha256     %s (%s)\n", f.SHA256, f.SHA256Check)
 	if f.Kind == string(archivefile.V2) {
 		fmt.Fprintf(w, "  etcd       %s\n", f.versionText())
-		_, err := fmt.Fprintf(w, "  content    the v2 store in %d files whose checksums are right; its keys only an etcd with that store can count\n", f.Files)
+		_, err := fmt.Fprintf(w, "  content    the v2 store in %s whose checksums are right; its keys only an etcd with that store can count\n", plural(int(f.Files), "file"))
 		return err
 	}
 	checked := "every page and etcd's own checksum are right"
@@ -278,7 +278,7 @@ func (f finding) write(w io.Writer, form string) error {
 	if f.Kubernetes {
 		kubernetes = "Kubernetes objects"
 	}
-	_, err := fmt.Fprintf(w, "  content    %d keys, %d leases, %s\n", f.Keys, f.Leases, kubernetes)
+	_, err := fmt.Fprintf(w, "  content    %s, %s, %s\n", plural(int(f.Keys), "key"), plural(int(f.Leases), "lease"), kubernetes)
 	return err
 }
 

@@ -188,7 +188,11 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 			failed = append(failed, fmt.Errorf("snapshot %s of cluster %s: %w", one.ID, one.Cluster, err))
 		case one.Error != "":
 			run.bad[read.Point.ID] = true
-			bad = append(bad, fmt.Errorf("snapshot %s of cluster %s: %s", one.ID, one.Cluster, one.Error))
+			why := read.Err
+			if why == nil {
+				why = errors.New(one.Error)
+			}
+			bad = append(bad, fmt.Errorf("snapshot %s of cluster %s: %w", one.ID, one.Cluster, why))
 		}
 		if err := one.write(a.Stdout, f.output); err != nil {
 			return err
@@ -211,9 +215,26 @@ func (a *app) verifyRepository(ctx context.Context, f *repoFlags, v verifyFlags,
 		failed = append(failed, fmt.Errorf("%s not opened by the given keys, only the ciphertext was checked: %w", are(run.wrongKeySegments, "segment"), seal.ErrNoIdentity))
 	}
 	if len(bad) > 0 {
-		return findings{errors.Join(append(bad, failed...)...)}
+		return a.found(append(bad, failed...))
 	}
 	return errors.Join(failed...)
+}
+
+// found is what a check found, one line for each, and one for a signer who is not enrolled.
+func (a *app) found(bad []error) error {
+	all := findings{errors.Join(repository.BySigner(bad)...)}
+	if hint := a.enrolHint(bad); hint != "" {
+		return hinted{all, hint}
+	}
+	return all // it may have hints of its own
+}
+
+// enrolHint says what to do about signers who are not enrolled; "" when all are.
+func (a *app) enrolHint(bad []error) string {
+	if !slices.ContainsFunc(bad, func(err error) bool { return strings.Contains(err.Error(), repository.ErrNotEnrolled.Error()) }) {
+		return ""
+	}
+	return a.Program + " key enroll lets a signer in whose enrolment was lost, with the root key and what key show prints on its host"
 }
 
 // are is plural with its verb.
@@ -518,7 +539,7 @@ func (a *app) repoCheck() *cobra.Command {
 			for _, problem := range result.Problems {
 				bad = append(bad, errors.New(problem))
 			}
-			return hinted{findings{errors.Join(bad...)}, a.missingHint(repo, bad)}
+			return hinted{findings{errors.Join(bad...)}, cmp.Or(a.missingHint(repo, bad), a.enrolHint(bad))}
 		},
 	}
 	f.register(a, command.Flags())

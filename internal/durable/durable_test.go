@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -196,6 +197,57 @@ func TestMkdirAll(t *testing.T) {
 	}
 }
 
+// TestLockRemoved has the holder remove the file, while somebody waits for it and another one makes it anew.
+func TestLockRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	first, err := Lock(path)
+	must(t, err)
+	stale, err := os.Open(path)
+	must(t, err)
+	defer stale.Close()
+	must(t, os.Remove(path))
+	if same, err := still(stale, path); err != nil || same {
+		t.Errorf("a file without its name: %v, %v", same, err)
+	}
+	second, err := TryLock(path)
+	must(t, err)
+	if same, err := still(stale, path); err != nil || same {
+		t.Errorf("another file of the name: %v, %v", same, err)
+	}
+	must(t, first())
+	if _, err := TryLock(path); !errors.Is(err, ErrLocked) {
+		t.Errorf("the new file: %v, want ErrLocked", err)
+	}
+	must(t, second())
+}
+
+// TestLockRemovedByEach has each of several holders remove the file before it lets go: there is never more than one.
+func TestLockRemovedByEach(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	var holders atomic.Int32
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 200 {
+				release, err := Lock(path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d hold the lock", n)
+				}
+				runtime.Gosched()
+				holders.Add(-1) // whoever removes the file has let go
+				if err := errors.Join(os.Remove(path), release()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
 func TestLockInOneProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	release, err := Lock(path)
@@ -261,5 +313,12 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 	}
 	if err := release(); err != nil {
 		t.Error(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

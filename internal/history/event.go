@@ -39,6 +39,14 @@ func (r Range) Contains(revision Revision) bool { return r.First <= revision && 
 // String is "12-34".
 func (r Range) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
 
+// Words is "revisions 12 to 34", or "revision 12" where it is one.
+func (r Range) Words() string {
+	if r.First == r.Last {
+		return fmt.Sprintf("revision %d", r.First)
+	}
+	return fmt.Sprintf("revisions %d to %d", r.First, r.Last)
+}
+
 // Span says when revisions came about: all of them not before From and not after To. Where they were seen as they came
 // both are the same. Times are in UTC and whole milliseconds, and never go down from one revision to the next, whatever
 // clocks did.

@@ -20,7 +20,7 @@ type Cache struct {
 
 // WithCache gives the repository as it is read through a cache.
 func (r *Repository) WithCache(c Cache) *Repository {
-	return &Repository{store: r.store, document: r.document, cache: filepath.Join(c.Dir, r.document.Repository)}
+	return &Repository{store: r.store, document: r.document, signed: r.signed, cache: filepath.Join(c.Dir, r.document.Repository)}
 }
 
 // readSigned reads a signed object that is never rewritten.

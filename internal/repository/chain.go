@@ -2,6 +2,7 @@ package repository
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -34,8 +35,11 @@ type link struct {
 // heads are the last ones that are there, to be remembered.
 func CheckChains(reads []Read, removals []RemovalRead, seen Heads) (found []Broken, heads Heads) {
 	chains := map[Fingerprint][]link{}
-	there := map[string]bool{}
+	there, disowned := map[string]bool{}, map[Fingerprint]bool{}
 	for _, read := range reads {
+		if n, is := errors.AsType[NotEnrolled](read.Err); is {
+			disowned[n.Signer] = true
+		}
 		if m := read.Manifest; read.Err == nil {
 			chains[m.Signer] = append(chains[m.Signer], link{sequence: m.Sequence, sha256: read.SHA256, previous: m.Previous})
 			there[read.SHA256] = true
@@ -85,7 +89,8 @@ func CheckChains(reads []Read, removals []RemovalRead, seen Heads) (found []Brok
 		if len(chain) > 0 {
 			heads[signer] = Head{expected - 1, previous}
 		}
-		if last := seen[signer]; last.Sequence >= expected {
+		// Those of a signer whose enrolment is lost are there, and are told of as not believed.
+		if last := seen[signer]; last.Sequence >= expected && !(len(chain) == 0 && disowned[signer]) {
 			what := "it was there, and is missing"
 			if last.Sequence > expected {
 				what = fmt.Sprintf("it and those up to %d were there, and are missing", last.Sequence)

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -28,7 +29,8 @@ type CheckResult struct {
 // Check looks at everything that listings and manifests tell, of all clusters; it reads no data. What is wrong is in the
 // result; the error is for what could not be looked at. seen are the heads that the reader remembers, heads are those of now.
 func (r *Repository) Check(ctx context.Context, seen Heads) (result CheckResult, heads Heads, err error) {
-	result.Problems = []string{}
+	c := checking{CheckResult: &result}
+	defer func() { result.Problems = c.lines() }()
 	clusters, err := r.Clusters(ctx)
 	if err != nil {
 		return result, nil, err
@@ -40,12 +42,12 @@ func (r *Repository) Check(ctx context.Context, seen Heads) (result CheckResult,
 			return result, nil, err
 		}
 		for _, name := range strange {
-			result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the manifests and is none", name))
+			c.say(fmt.Errorf("object %q is among the manifests and is none", name))
 		}
-		if err := r.checkData(ctx, cluster, reads, &result); err != nil {
+		if err := r.checkData(ctx, cluster, reads, &c); err != nil {
 			return result, nil, err
 		}
-		if err := r.checkArchive(ctx, cluster, &result); err != nil {
+		if err := r.checkArchive(ctx, cluster, &c); err != nil {
 			return result, nil, err
 		}
 		all = append(all, reads...)
@@ -58,7 +60,7 @@ func (r *Repository) Check(ctx context.Context, seen Heads) (result CheckResult,
 	removed := map[string]bool{} // by sha256: a removal that was cut off is told of again
 	for _, removal := range removals {
 		if removal.Err != nil {
-			result.Problems = append(result.Problems, removal.Err.Error())
+			c.say(removal.Err)
 		}
 		for _, gone := range removal.Removal.Snapshots {
 			removed[gone.SHA256] = true
@@ -67,17 +69,34 @@ func (r *Repository) Check(ctx context.Context, seen Heads) (result CheckResult,
 	result.Removed = len(removed)
 	broken, heads := CheckChains(all, removals, seen)
 	for _, broken := range broken {
-		result.Problems = append(result.Problems, broken.String())
+		c.say(errors.New(broken.String()))
 	}
 	_, strange, err := r.Signers(ctx)
 	for _, name := range strange {
-		result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the signers and is none", name))
+		c.say(fmt.Errorf("object %q is among the signers and is none", name))
 	}
 	return result, heads, err
 }
 
+// checking is one Check on its way.
+type checking struct {
+	*CheckResult
+	found []error
+}
+
+func (c *checking) say(err error) { c.found = append(c.found, err) }
+
+// lines are the problems.
+func (c *checking) lines() []string {
+	lines := []string{}
+	for _, err := range BySigner(c.found) {
+		lines = append(lines, err.Error())
+	}
+	return lines
+}
+
 // checkData compares the data objects of a cluster with its manifests, and looks at what else is said of its snapshots.
-func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read, result *CheckResult) error {
+func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read, c *checking) error {
 	sizes := map[string]int64{}
 	for object, err := range r.store.List(ctx, clusterFolder+cluster+dataPart, "") {
 		if err != nil {
@@ -87,7 +106,7 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 	}
 	for _, read := range reads {
 		if read.Err != nil {
-			result.Problems = append(result.Problems, read.Err.Error())
+			c.say(read.Err)
 			for _, encrypted := range []bool{true, false} {
 				delete(sizes, dataName(cluster, read.Point.ID, encrypted))
 			}
@@ -96,17 +115,17 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 		o := read.Manifest.Object
 		size, there := sizes[o.Name]
 		delete(sizes, o.Name)
-		result.Bytes += size
+		c.Bytes += size
 		// A listing may lag behind; only a look at the object itself says that it is not there.
 		if !there || size != o.Size {
 			if err := r.CheckListed(ctx, read.Manifest); err != nil {
-				result.Problems = append(result.Problems, err.Error())
+				c.say(err)
 			}
 		}
 	}
 	for _, size := range sizes {
-		result.Unclaimed++
-		result.UnclaimedBytes += size
+		c.Unclaimed++
+		c.UnclaimedBytes += size
 	}
 	verifications, strange, err := r.Verifications(ctx, cluster, nil)
 	if err != nil {
@@ -114,11 +133,11 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 	}
 	for _, v := range verifications {
 		if v.Err != nil {
-			result.Problems = append(result.Problems, v.Err.Error())
+			c.say(v.Err)
 		}
 	}
 	for _, name := range strange {
-		result.Problems = append(result.Problems, fmt.Sprintf("object %q is among the verifications and is none", name))
+		c.say(fmt.Errorf("object %q is among the verifications and is none", name))
 	}
 	pins, err := r.PinsOf(ctx, cluster)
 	if err != nil {
@@ -126,7 +145,7 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 	}
 	for _, pin := range pins {
 		if pin.Err != nil {
-			result.Problems = append(result.Problems, pin.Err.Error())
+			c.say(pin.Err)
 		}
 	}
 	return nil
@@ -134,8 +153,8 @@ func (r *Repository) checkData(ctx context.Context, cluster string, reads []Read
 
 // checkArchive compares the data of segments with their manifests, and looks at what else is in the archive of a cluster.
 // Whether revisions are missing is not for it to say: that takes the snapshots, too.
-func (r *Repository) checkArchive(ctx context.Context, cluster string, result *CheckResult) error {
-	problem := func(format string, a ...any) { result.Problems = append(result.Problems, fmt.Sprintf(format, a...)) }
+func (r *Repository) checkArchive(ctx context.Context, cluster string, c *checking) error {
+	problem := func(format string, a ...any) { c.say(fmt.Errorf(format, a...)) }
 	sizes, err := r.segmentSizes(ctx, cluster)
 	if err != nil {
 		return err
@@ -156,19 +175,19 @@ func (r *Repository) checkArchive(ctx context.Context, cluster string, result *C
 	if err != nil {
 		return err
 	}
-	result.Segments += len(reads)
+	c.Segments += len(reads)
 	for _, read := range reads {
 		if read.Err != nil {
-			problem("%s", read.Err)
+			c.say(read.Err)
 			continue
 		}
 		o := read.Segment.Object
 		size, there := sizes[o.Name]
-		result.Bytes += size
+		c.Bytes += size
 		// A listing may lag behind; only a look at the object itself says that it is not there.
 		if !there || size != o.Size {
 			if err := r.checkListed(ctx, o); err != nil {
-				problem("%s", err)
+				c.say(err)
 			}
 		}
 	}
@@ -176,11 +195,11 @@ func (r *Repository) checkArchive(ctx context.Context, cluster string, result *C
 	for name, size := range sizes {
 		d, err := parseSegmentData(name)
 		if err != nil || !claimed.by(name, segmentPlace{d.timeline, d.first}) {
-			result.Unclaimed++
-			result.UnclaimedBytes += size
+			c.Unclaimed++
+			c.UnclaimedBytes += size
 		}
 	}
-	return r.checkNotes(ctx, cluster, timelines, result)
+	return r.checkNotes(ctx, cluster, timelines, c)
 }
 
 // segmentSizes lists the data of all segments of a cluster.
@@ -271,7 +290,7 @@ func (r *Repository) listArchive(ctx context.Context, cluster string) (points []
 	return points, slices.Sorted(maps.Keys(noted)), strange, nil
 }
 
-func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines []Timeline, result *CheckResult) error {
+func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines []Timeline, c *checking) error {
 	for _, t := range timelines {
 		gaps, _, err := r.Gaps(ctx, cluster, t)
 		if err != nil {
@@ -279,7 +298,7 @@ func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines [
 		}
 		for _, read := range gaps {
 			if read.Err != nil {
-				result.Problems = append(result.Problems, read.Err.Error())
+				c.say(read.Err)
 			}
 		}
 		hashes, _, err := r.Hashes(ctx, cluster, t, 0)
@@ -288,7 +307,7 @@ func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines [
 		}
 		for _, read := range hashes {
 			if read.Err != nil {
-				result.Problems = append(result.Problems, read.Err.Error())
+				c.say(read.Err)
 			}
 		}
 		drills, _, err := r.Drills(ctx, cluster, t)
@@ -297,7 +316,7 @@ func (r *Repository) checkNotes(ctx context.Context, cluster string, timelines [
 		}
 		for _, read := range drills {
 			if read.Err != nil {
-				result.Problems = append(result.Problems, read.Err.Error())
+				c.say(read.Err)
 			}
 		}
 	}

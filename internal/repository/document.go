@@ -78,6 +78,7 @@ func (d Document) check() error {
 type Repository struct {
 	store    store.Store
 	document Document
+	signed   []byte // the document as it is stored
 	signers  signerCache
 	cache    string // the folder with what was read before; "" for none
 }
@@ -91,7 +92,7 @@ var (
 	ErrUntrusted = errors.New("signed by another root key than the one that is trusted")
 )
 
-// Init makes a repository in a store that has none, signed by root. It first sees to it that the store keeps what is there:
+// Init makes a repository in a store that is free for one, see CheckVacant, signed by root. It first sees to it that the store keeps what is there:
 // one that lets a second writer replace an object is refused. ErrNothingMade tells that root has signed nothing there.
 func Init(ctx context.Context, s store.Store, root Key, encryption Encryption, recipients []seal.Recipient) (*Repository, error) {
 	document := Document{
@@ -108,10 +109,7 @@ func Init(ctx context.Context, s store.Store, root Key, encryption Encryption, r
 	if err != nil {
 		return nil, fmt.Errorf("make repository: %w", err)
 	}
-	if _, err := s.Stat(ctx, documentName); !errors.Is(err, store.ErrNotFound) {
-		if err == nil {
-			err = store.ErrExists
-		}
+	if err := CheckVacant(ctx, s); err != nil {
 		return nil, fmt.Errorf("make repository: %w", store.Mark(err, ErrNothingMade))
 	}
 	if err := probe(ctx, s); err != nil {
@@ -120,13 +118,13 @@ func Init(ctx context.Context, s store.Store, root Key, encryption Encryption, r
 	if _, err := store.PutBytes(ctx, s, documentName, signed, store.PutOptions{}); err != nil {
 		return nil, fmt.Errorf("make repository: %w", err)
 	}
-	return &Repository{store: s, document: document}, nil
+	return &Repository{store: s, document: document, signed: signed}, nil
 }
 
 // probe puts an object twice: the second time must be refused. Some stores ignore the condition and overwrite. The object
 // stays; no right to delete is needed.
 func probe(ctx context.Context, s store.Store) error {
-	name := "probes/" + randomHex(8)
+	name := probesFolder + randomHex(8)
 	if _, err := store.PutBytes(ctx, s, name, []byte("first\n"), store.PutOptions{}); err != nil {
 		return err
 	}
@@ -149,27 +147,32 @@ func Open(ctx context.Context, s store.Store, trusted Fingerprint) (*Repository,
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	line, signature, err := split(signed)
+	document, err := openDocument(signed, trusted)
 	if err != nil {
-		return nil, fmt.Errorf("open repository: %q is %w", documentName, err)
-	}
-	var document Document
-	if err := decodeDocument(line, documentFormat, &document); err != nil {
-		return nil, fmt.Errorf("open repository: %q: %w", documentName, err)
-	}
-	if err := document.Root.check(); err != nil {
-		return nil, fmt.Errorf("open repository: %q: root key: %w", documentName, err)
-	}
-	if got := document.Root.Fingerprint(); trusted != "" && got != trusted {
-		return nil, fmt.Errorf("open repository: it is %w: expected %s, actual %s", ErrUntrusted, trusted, got)
-	}
-	if err := verify(line, signature, document.Root); err != nil {
-		return nil, fmt.Errorf("open repository: %q is %w", documentName, err)
-	}
-	if err := document.check(); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	return &Repository{store: s, document: document}, nil
+	return &Repository{store: s, document: document, signed: signed}, nil
+}
+
+// openDocument checks a document, and who signed it.
+func openDocument(signed []byte, trusted Fingerprint) (document Document, err error) {
+	line, signature, err := split(signed)
+	if err != nil {
+		return document, fmt.Errorf("%q is %w", documentName, err)
+	}
+	if err := decodeDocument(line, documentFormat, &document); err != nil {
+		return document, fmt.Errorf("%q: %w", documentName, err)
+	}
+	if err := document.Root.check(); err != nil {
+		return document, fmt.Errorf("%q: root key: %w", documentName, err)
+	}
+	if got := document.Root.Fingerprint(); trusted != "" && got != trusted {
+		return document, fmt.Errorf("it is %w: expected %s, actual %s", ErrUntrusted, trusted, got)
+	}
+	if err := verify(line, signature, document.Root); err != nil {
+		return document, fmt.Errorf("%q is %w", documentName, err)
+	}
+	return document, document.check()
 }
 
 // Document is what the repository says of itself.

@@ -16,6 +16,7 @@ import (
 // Names of objects and folders. DESIGN.md draws the layout.
 const (
 	documentName     = "repository.json"
+	probesFolder     = "probes/"
 	recipientsFolder = "recipients/"
 	removalsFolder   = "removals/"
 	pinPart          = "/pins/"

@@ -101,7 +101,9 @@ func TestInitRefuses(t *testing.T) {
 		t.Error("over a store that has one")
 	}
 	fresh := newWorld(t, None)
-	must(t, fresh.store.Delete(t.Context(), documentName))
+	for _, name := range fresh.names(t) {
+		must(t, fresh.store.Delete(t.Context(), name))
+	}
 	if _, err := Init(t.Context(), overwriting{fresh.store}, w.root, None, nil); err == nil || !strings.Contains(err.Error(), "put if absent") {
 		t.Errorf("a store that overwrites: %v", err)
 	}

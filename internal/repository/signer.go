@@ -86,8 +86,49 @@ func (r *Repository) Enroll(ctx context.Context, root Key, key PublicKey, role R
 	return nil
 }
 
-// ErrNotEnrolled means that the root key did not let a key sign.
+// ErrNotEnrolled means that the root key did not let a key sign. Such an error is a NotEnrolled.
 var ErrNotEnrolled = errors.New("key is not enrolled in this repository")
+
+// NotEnrolled is ErrNotEnrolled about a key in a role.
+type NotEnrolled struct {
+	Signer Fingerprint
+	Role   Role
+}
+
+// Error names the key by its beginning.
+func (n NotEnrolled) Error() string {
+	return fmt.Sprintf("signer %s, role %s: %v", n.Signer.Short(), n.Role, ErrNotEnrolled)
+}
+
+// Unwrap makes it an ErrNotEnrolled.
+func (n NotEnrolled) Unwrap() error { return ErrNotEnrolled }
+
+// BySigner tells once of each signer who is not enrolled, with how many objects that is true of, and leaves other errors as they
+// are: where an enrolment was lost it would be a line for each of its manifests. Those that are left keep their order.
+func BySigner(all []error) []error {
+	counts := map[NotEnrolled]int{}
+	for _, err := range all {
+		if n, is := errors.AsType[NotEnrolled](err); is {
+			counts[n]++
+		}
+	}
+	var left []error
+	for _, err := range all {
+		n, is := errors.AsType[NotEnrolled](err)
+		switch count := counts[n]; {
+		case !is, count == 1:
+			left = append(left, err)
+		case count > 1:
+			counts[n] = 0 // the rest is told with this one
+			others := "1 other object"
+			if count > 2 {
+				others = fmt.Sprintf("%d other objects", count-1)
+			}
+			left = append(left, fmt.Errorf("%w; the same is true of %s", err, others))
+		}
+	}
+	return left
+}
 
 // checkRoot tells whether a key is the root key.
 func (r *Repository) checkRoot(root Key) error {
@@ -163,7 +204,7 @@ type signerCache struct {
 // Fresh gives the repository without what it remembers of signers, so that a revocation is seen which came since it was
 // opened.
 func (r *Repository) Fresh() *Repository {
-	return &Repository{store: r.store, document: r.document, cache: r.cache}
+	return &Repository{store: r.store, document: r.document, signed: r.signed, cache: r.cache}
 }
 
 func (r *Repository) signer(ctx context.Context, f Fingerprint, role Role) (signer, error) {
@@ -179,7 +220,7 @@ func (r *Repository) signer(ctx context.Context, f Fingerprint, role Role) (sign
 	}
 	signed, err := readSmall(ctx, r.store, name)
 	if errors.Is(err, store.ErrNotFound) {
-		return signer{}, fmt.Errorf("signer %s, role %s: %w", f.Short(), role, ErrNotEnrolled)
+		return signer{}, NotEnrolled{Signer: f, Role: role}
 	}
 	if err != nil {
 		return signer{}, fmt.Errorf("find signer %s: %w", f.Short(), err)

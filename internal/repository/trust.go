@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store"
 )
 
-// TrustFolder remembers which root key is trusted at which place, a file for each place.
+// TrustFolder remembers which root key is trusted at which place, a file for each place, and keeps the documents that it signed.
 type TrustFolder struct{ Dir string }
 
 // Trust is what is trusted at a place.
@@ -65,6 +65,9 @@ func (p TrustFolder) Open(ctx context.Context, s store.Store, place string, trus
 	if r, err = Open(ctx, s, trusted); err != nil {
 		return nil, false, err
 	}
+	if !found || explicit || known.Repository == r.document.Repository {
+		p.keep(place, r)
+	}
 	switch {
 	case !found, explicit && (known.Repository != r.document.Repository || known.Root != r.Root()):
 		return r, !found, p.Set(Trust{Location: place, Repository: r.document.Repository, Root: r.Root()})
@@ -72,6 +75,15 @@ func (p TrustFolder) Open(ctx context.Context, s store.Store, place string, trus
 		return nil, false, fmt.Errorf("open repository: %w: %s, expected %s", ErrReplaced, r.document.Repository, known.Repository)
 	}
 	return r, false, nil
+}
+
+// Begin remembers a repository that was just made at a place.
+func (p TrustFolder) Begin(location string, r *Repository) error {
+	if err := p.Set(Trust{Location: location, Repository: r.document.Repository, Root: r.Root()}); err != nil {
+		return err
+	}
+	p.keep(location, r)
+	return nil
 }
 
 // Set remembers what is trusted at a place.

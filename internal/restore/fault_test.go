@@ -57,9 +57,18 @@ func freshOnce(order []string) error {
 	if err != nil {
 		return err
 	}
-	filler := filepath.Join(order[1], "filler")
+	filler, dir := filepath.Join(order[1], "filler"), filepath.Join(order[1], "data")
+	if order[2] == "mounted" || order[2] == "leftover" {
+		dir = order[1]
+	}
+	if order[2] == "leftover" { // of a restore that was killed: it takes the space that the next one needs
+		half := filepath.Join(dir, workName, "data", "half")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(half), 0o700), os.WriteFile(half, make([]byte, 80<<20), 0o600)); err != nil {
+			return err
+		}
+	}
 	_, err = Fresh(context.Background(), FreshOptions{
-		DataDir: filepath.Join(order[1], "data"), Name: testName, PeerURL: testPeer, Size: info.Size,
+		DataDir: dir, Name: testName, PeerURL: testPeer, Size: info.Size,
 		Fetch: func(ctx context.Context, dst io.Writer, scanner *snapshot.Scanner) error {
 			if order[2] == "before" {
 				if err := fillDisk(filler); err != nil {
@@ -117,6 +126,11 @@ func TestFreshOnFullDisk(t *testing.T) {
 		{"before", "300m", []string{"no space left on device", "takes " + need}},
 		{"behind", "300m", []string{"no space left on device", "takes " + need}},
 		{"never", "300m", nil},
+		// The disk itself is the data dir.
+		{"mounted", "100m", []string{"no space left for the restore: it needs " + need, "are free"}},
+		{"mounted", "300m,ro", []string{"read-only file system"}},
+		{"mounted", "300m,mode=0755", nil},
+		{"leftover", "200m", nil},
 	} {
 		t.Run(tt.when+" "+tt.size, func(t *testing.T) {
 			t.Parallel()
@@ -126,7 +140,8 @@ func TestFreshOnFullDisk(t *testing.T) {
 			cmd.Env = append(os.Environ(), freshVariable+"="+source.path+"\n"+disk+"\n"+tt.when)
 			output, err := cmd.CombinedOutput()
 			if tt.want == nil {
-				if err == nil || string(output) != "\"data\" is left\n" {
+				left := map[bool]string{true: "member", false: "data"}[tt.when != "never"]
+				if err == nil || string(output) != fmt.Sprintf("%q is left\n", left) {
 					t.Errorf("fresh: %v\n%s", err, output)
 				}
 				return

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -20,7 +19,8 @@ import (
 
 // FreshOptions of Fresh.
 type FreshOptions struct {
-	// DataDir is where the data dir will be. It does not exist, or is an empty folder; its parent exists.
+	// DataDir is where the data dir will be. It does not exist, and its parent does; or it is an empty folder, which may be a
+	// mount point or behind a symbolic link. Such a folder keeps its owner and gets mode 0700.
 	DataDir string
 	// Name and PeerURL are those of the member that will serve the data.
 	Name, PeerURL string
@@ -51,9 +51,10 @@ var ErrTargetInUse = errors.New("a restore writes only where there is no data")
 var ErrOtherRevision = errors.New("the backend is of another revision")
 
 // Fresh makes a data dir where there is none, from a backend file that is fetched for it and checked while it comes, or that is
-// built for it and then checked. It works in a hidden folder beside
-// the target, on the same file system, and gives the result its name by one rename, so that a data dir is there whole or
-// not at all. What a crash left in the hidden folder is removed by the next call; it holds every secret of a cluster.
+// built for it and then checked. It works in a hidden folder on the same file system: beside the target, or, where that is an
+// empty folder, in it. One rename gives the result its name, or the folder "member", without which etcd finds no data; so it
+// is there whole or not at all. What a crash left in the hidden folder is removed by the next call; it holds every secret of
+// a cluster. Of several at once into one place, one goes on and the others are ErrTargetInUse.
 func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
 	defer func() {
 		if err != nil {
@@ -69,25 +70,16 @@ func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := CheckFresh(o.DataDir, o.Size); err != nil {
-		return Result{}, err
-	}
-	work := filepath.Join(filepath.Dir(o.DataDir), "."+filepath.Base(o.DataDir)+".restoring")
-	if err := durable.MkdirAll(work, 0o700); err != nil {
-		return Result{}, err
-	}
-	release, err := durable.TryLock(filepath.Join(work, "lock"))
-	if errors.Is(err, durable.ErrLocked) {
-		return Result{}, fmt.Errorf("%w: another restore is on its way", ErrTargetInUse)
-	}
+	where, err := checkFresh(o.DataDir, o.Size)
 	if err != nil {
 		return Result{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work), release(), durable.SyncDir(filepath.Dir(work))) }()
-	stage := datadir.Stage{Data: filepath.Join(work, "data")}
-	if err := os.RemoveAll(stage.Data); err != nil {
+	end, err := where.begin()
+	if err != nil {
 		return Result{}, err
 	}
+	defer func() { err = errors.Join(err, end()) }()
+	stage := datadir.Stage{Data: filepath.Join(where.work, "data")}
 	if err := os.Mkdir(stage.Data, 0o700); err != nil {
 		return Result{}, err
 	}
@@ -97,42 +89,25 @@ func Fresh(ctx context.Context, o FreshOptions) (result Result, err error) {
 	} else if err != nil {
 		return Result{}, err
 	}
-	// The kernel's rename takes the place of an empty folder, which os.Rename refuses, and never that of a full one.
-	if err := unix.Rename(stage.Data, o.DataDir); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-		return Result{}, fmt.Errorf("%w: something was put there meanwhile", ErrTargetInUse)
-	} else if err != nil {
-		return Result{}, fmt.Errorf("give the data dir its name: %w", err)
-	}
-	if err := durable.SyncDir(filepath.Dir(o.DataDir)); err != nil {
+	if err := where.publish(stage.Data); err != nil {
 		return Result{}, err
 	}
 	return result, nil
 }
 
-// CheckFresh refuses what Fresh would refuse before it fetches anything.
+// CheckFresh refuses what Fresh would refuse before it fetches anything: a place that holds something, where nothing can be
+// written, or that is too small for a backend file of that size, in bytes. It changes nothing.
 func CheckFresh(dataDir string, size int64) error {
-	parent := filepath.Dir(filepath.Clean(dataDir))
-	if info, err := os.Stat(parent); err != nil {
-		return err
-	} else if !info.IsDir() {
-		return fmt.Errorf("%q is no folder", parent)
+	_, err := checkFresh(dataDir, size)
+	return err
+}
+
+func checkFresh(dataDir string, size int64) (place, error) {
+	where, err := placeOf(dataDir)
+	if err != nil {
+		return place{}, err
 	}
-	entries, err := os.ReadDir(dataDir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if len(entries) > 0 {
-		return fmt.Errorf("%w: the folder holds %q", ErrTargetInUse, entries[0].Name())
-	}
-	var stat unix.Statfs_t
-	if err := unix.Statfs(parent, &stat); err != nil {
-		return fmt.Errorf("ask for free space of %q: %w", parent, err)
-	}
-	need, free := FreshOptions{Size: size}.space(), int64(stat.Bavail)*stat.Bsize
-	if need > free {
-		return fmt.Errorf("no space left for the restore: it needs %s, %s are free", humanize.Bytes(uint64(need)), humanize.Bytes(uint64(free)))
-	}
-	return nil
+	return where, where.room(FreshOptions{Size: size}.space())
 }
 
 // space is what the restore and the first start of etcd take, in bytes.

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -53,6 +54,21 @@ func NextRevision(source, highestKnown, bump history.Revision) history.Revision 
 		return source
 	}
 	return max(source, highestKnown) + bump
+}
+
+// MostBump is the most that a revision goes on by: a few such restores leave room for what is written between them.
+const MostBump = math.MaxInt64 / 4
+
+// CheckBump refuses a revision that cannot go on by a bump, 0 for none: after it there must be room for all that the cluster
+// will ever write, and for the next restore. highestKnown is as in Options.
+func CheckBump(source, highestKnown, bump history.Revision) error {
+	if bump < 0 {
+		return fmt.Errorf("a revision does not go on by %d", bump)
+	}
+	if last := max(source, highestKnown); bump > MostBump || last > math.MaxInt64-2*max(bump, RevisionBump) {
+		return fmt.Errorf("revision %d is too high to go on from by %d", last, bump)
+	}
+	return nil
 }
 
 // String is the plan for people, some lines.

@@ -2,12 +2,15 @@ package restore
 
 import (
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-project/holdfast/internal/history"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -53,6 +56,26 @@ func TestParseMinor(t *testing.T) {
 		got, err := ParseMinor(in)
 		if want == "" && (err == nil || !got.IsZero() || !strings.Contains(err.Error(), `"`+in+`"`)) || want != "" && (err != nil || got.String() != want) {
 			t.Errorf("ParseMinor(%q) = %v, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
+func TestCheckBump(t *testing.T) {
+	t.Parallel()
+	const most = history.Revision(math.MaxInt64)
+	for _, tt := range []struct {
+		source, highest, bump history.Revision
+		fine                  bool
+	}{
+		{5, 0, 0, true}, {5, 9, 1, true}, {5, 0, MostBump, true}, {5, 0, MostBump + 1, false}, {5, 0, most, false}, {5, 0, -1, false},
+		{most, 0, 0, false}, {5, most - 5, 1, false}, {most / 2, 0, MostBump, true}, {most/2 + 10, 0, MostBump, false},
+	} {
+		err := CheckBump(tt.source, tt.highest, tt.bump)
+		if (err == nil) != tt.fine {
+			t.Errorf("%+v: %v", tt, err)
+		}
+		if next := NextRevision(tt.source, tt.highest, tt.bump); tt.fine && next < tt.source {
+			t.Errorf("%+v goes on at %d", tt, next)
 		}
 	}
 }

@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,13 +152,9 @@ func (o Options) check() error {
 
 func (o Options) checkRevision() error {
 	if o.Bump < 0 {
-		return fmt.Errorf("a revision does not go on by %d", o.Bump)
+		return CheckBump(o.Source.Revision, o.HighestKnown, o.Bump)
 	}
-	// After it there must be room for all that the cluster will ever write, and for the next restore.
-	if last := max(o.Source.Revision, o.HighestKnown); last > math.MaxInt64-2*max(o.bump(), RevisionBump) || o.bump() > math.MaxInt64/4 {
-		return fmt.Errorf("revision %d is too high to go on from by %d", last, o.bump())
-	}
-	return nil
+	return CheckBump(o.Source.Revision, o.HighestKnown, o.bump())
 }
 
 // bump is by how much the revision goes on; 0 when it is kept.

@@ -241,3 +241,54 @@ func TestKilledFreshRestore(t *testing.T) {
 		t.Errorf("only %d kills", kills)
 	}
 }
+
+// TestKilledRestoreInside does the same with an empty folder that is there, as a mount point is: etcd finds no data in it
+// before all is whole, and the next restore into it ends the work.
+func TestKilledRestoreInside(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.Must(t, "backup", "--cluster", "prod", "--unit", "etcd", "--max-rate", "0")
+	parent := t.TempDir()
+	target := filepath.Join(parent, "data")
+	must(t, os.Mkdir(target, 0o755))
+	args := []string{"restore", "--data-dir", target}
+	calls := s.rehearse(t, args...)
+	member := filepath.Join(target, "member")
+	must(t, os.RemoveAll(member))
+	kills, half := 0, 0
+	for _, at := range every(calls, 30) {
+		if s.killAt(t, at, args...) {
+			kills++
+		}
+		left, err := os.ReadDir(target)
+		must(t, err)
+		for _, e := range left {
+			if e.Name() != "member" && e.Name() != ".restoring" {
+				t.Errorf("killed before call %d of %d: %q is left", at, calls, e.Name())
+			}
+		}
+		if _, err := os.Stat(member); err != nil {
+			if len(left) > 0 {
+				half++
+			}
+			s.Must(t, args...)
+			if left, err := os.ReadDir(target); err != nil || len(left) != 1 {
+				t.Errorf("killed before call %d of %d, and again: %v, %v", at, calls, left, err)
+			}
+		}
+		for _, part := range []string{"snap/db", "wal/0000000000000000-0000000000000000.wal"} {
+			if _, err := os.Stat(filepath.Join(member, part)); err != nil {
+				t.Errorf("killed before call %d of %d: %v", at, calls, err)
+			}
+		}
+		must(t, os.RemoveAll(member))
+	}
+	s.Must(t, args...)
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	t.Logf("killed %d times, in a run of %d durable calls; %d times something was left to remove", kills, calls, half)
+	if kills < 10 || half < 5 {
+		t.Errorf("only %d kills, %d with something left", kills, half)
+	}
+}
