@@ -21,7 +21,9 @@ import (
 // archivePolicy is for the snapshots of a cluster that is archived, when no rule is given: in the window of the archive any
 // revision can be restored anyway, and before it a point of each hour for 30 days, of each day for a year and of each month for
 // three, as far as there are snapshots.
-func archivePolicy() retention.Policy { return retention.Policy{Hourly: 30 * 24, Daily: 365, Monthly: 36} }
+func archivePolicy() retention.Policy {
+	return retention.Policy{Hourly: 30 * 24, Daily: 365, Monthly: 36}
+}
 
 // leaseAge is how old the word of an archiver is when nobody waits for it any more.
 const leaseAge = time.Hour

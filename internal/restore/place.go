@@ -217,6 +217,9 @@ func (p place) publish(data string) error {
 			return err
 		}
 		from, to = filepath.Join(data, "member"), filepath.Join(p.dir, "member")
+		if err := likeOwner(from, p.dir); err != nil {
+			return fmt.Errorf("give what was restored to the owner of the data dir: %w", err)
+		}
 	}
 	// The kernel's rename takes the place of an empty folder, which os.Rename refuses, and never that of a full one.
 	if err := unix.Rename(from, to); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTDIR) {
@@ -225,6 +228,33 @@ func (p place) publish(data string) error {
 		return fmt.Errorf("give the data dir its name: %w", err)
 	}
 	return durable.SyncDir(filepath.Dir(to))
+}
+
+// likeOwner gives a folder and all in it to the owner and group of another one, where we are root and they are not ours: etcd
+// mostly runs as a user of its own, whose folder it is.
+func likeOwner(tree, dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	stat, is := info.Sys().(*syscall.Stat_t)
+	if !is || os.Geteuid() != 0 || int(stat.Uid) == os.Geteuid() && int(stat.Gid) == os.Getegid() {
+		return nil
+	}
+	return filepath.WalkDir(tree, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		err = file.Chown(int(stat.Uid), int(stat.Gid))
+		if err == nil {
+			err = file.Sync()
+		}
+		return errors.Join(err, file.Close())
+	})
 }
 
 // private gives a folder the mode that etcd wants. Its owner stays.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,6 +89,16 @@ func TestFreshInside(t *testing.T) {
 		if stat := info.Sys().(*syscall.Stat_t); int(stat.Uid) != owner || info.Mode().Perm() != 0o700 {
 			t.Errorf("owner %d, mode %v", stat.Uid, info.Mode())
 		}
+		must(t, filepath.WalkDir(filepath.Join(dir, "member"), func(path string, e fs.DirEntry, err error) error {
+			must(t, err)
+			info, err := e.Info()
+			must(t, err)
+			stat := info.Sys().(*syscall.Stat_t)
+			if want := map[bool]fs.FileMode{true: 0o700, false: 0o600}[e.IsDir()]; int(stat.Uid) != owner || int(stat.Gid) != owner || info.Mode().Perm() != want {
+				t.Errorf("%s: owner %d:%d, mode %v", path, stat.Uid, stat.Gid, info.Mode())
+			}
+			return nil
+		}))
 		if target, err := os.Readlink(link); err != nil || target != dir {
 			t.Errorf("the link: %q, %v", target, err)
 		}
