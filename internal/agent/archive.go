@@ -194,6 +194,8 @@ func (a *Agent) logArchive(cluster string, e archive.Event, said *teller) {
 		log.Info("archiving", "timeline", e.Begun.Timeline, "revision", e.Begun.Revision)
 	case e.Standby != nil:
 		log.Info("another archiver is at work; waiting", "revision", e.Standby.Revision, "signer", e.Standby.Signer.Short(), "session", e.Standby.Session)
+	case e.Watching != nil && e.Watching.Why != nil:
+		log.Info("reading events, while a snapshot is taken of what is before", "member", e.Watching.Endpoint, "role", e.Watching.Role, "first", e.Watching.From, "why", e.Watching.Why.Error())
 	case e.Watching != nil:
 		log.Info("reading events", "member", e.Watching.Endpoint, "role", e.Watching.Role, "first", e.Watching.From, "behind", e.Watching.Behind)
 	case e.Gap != nil:

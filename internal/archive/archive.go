@@ -159,11 +159,14 @@ type Event struct {
 // Progress is how far an archive is.
 type Progress struct {
 	Timeline repository.Timeline
-	// Revision is up to where the repository has everything.
+	// Revision is up to where the repository has everything, and AsOf a time at which the cluster had nothing after that; zero
+	// when that is not known.
 	Revision history.Revision
-	// Read is up to where the cluster was read, and AsOf a time at which it had nothing after that; zero when that is not known.
+	AsOf     time.Time
+	// Read is up to where the cluster was read without a hole.
 	Read history.Revision
-	AsOf time.Time
+	// Awaits tells that the cluster is read beyond a hole, and that nothing of it counts before a snapshot is there.
+	Awaits bool
 	// Waiting is what is in the spool, in bytes.
 	Waiting int64
 }
@@ -191,7 +194,9 @@ type Begun struct {
 type Watching struct {
 	Endpoint, Role string
 	From           history.Revision
-	// Behind is how many revisions the cluster is ahead.
+	// Why is that a snapshot has to cover what is before From; nil when the line goes on there.
+	Why error
+	// Behind is how many revisions the cluster is ahead of From; 0 when a snapshot covers them.
 	Behind int64
 }
 
@@ -297,15 +302,19 @@ type archiver struct {
 	ttl map[int64]int64
 
 	mu sync.Mutex
-	// state is where the confirmed line is.
+	// state is where the confirmed line is, and next what takes its place when nothing of an older timeline is left to publish;
+	// nil when nothing does.
 	state state
-	// line is the timeline that is written, and lineEnd up to where it was archived when this archiver began.
+	next  *state
+	// line is the timeline that is written, and lineEnd up to where the repository has it, whoever wrote it.
 	line    repository.Timeline
 	lineEnd history.Revision
+	// reading is what the watch that is open gives.
+	reading reading
 	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
 	lastSnapshot, renewed time.Time
 
-	// seen is what the cluster had at a time: a revision, and no later one.
+	// seen is what the cluster had at a time: a revision, and no later one. It is of the life that is read.
 	seen seen
 
 	// proved tells that the line was held against the repository: what is on the disk can be older or newer than that. It and
@@ -421,8 +430,10 @@ func (a *archiver) progress() *Progress {
 	p := &Progress{Waiting: a.spool.waiting()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p.Timeline, p.Revision = a.state.Timeline, a.state.Position.Revision
-	p.Read, p.AsOf = max(a.seen.revision, p.Revision), a.seen.at
+	p.Timeline, p.Revision, p.AsOf, p.Read = a.line, a.lineEnd, a.asOf(), a.lineEnd
+	if p.Awaits = a.reading != onTheLine; !p.Awaits {
+		p.Read = max(p.Read, a.seen.revision)
+	}
 	return p
 }
 
@@ -432,7 +443,7 @@ var errDrain = errors.New("the store did not take everything in time; it stays i
 // forget drops what another archiver has written already.
 func (a *archiver) forget() error {
 	a.mu.Lock()
-	a.state = state{}
+	a.state, a.next = state{}, nil
 	a.mu.Unlock()
 	return errors.Join(a.spool.clear(), a.saveState())
 }

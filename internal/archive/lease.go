@@ -208,11 +208,8 @@ func (a *archiver) awaitLease(ctx context.Context) error {
 
 // begun tells that this archiver has the lease.
 func (a *archiver) begun(h horizon, before *Holder) {
-	b := Begun{Timeline: h.timeline, Revision: h.end(), Before: before}
 	a.mu.Lock()
-	if a.state.Timeline == h.timeline {
-		b.Revision = max(b.Revision, a.state.Position.Revision)
-	}
+	b := Begun{Timeline: h.timeline, Revision: max(h.end(), a.lineEnd), Before: before}
 	a.mu.Unlock()
 	a.Observe(Event{Begun: &b})
 }
@@ -248,7 +245,13 @@ func (a *archiver) awaitQuiet(ctx context.Context, h horizon) (horizon, error) {
 // claim puts a lease and looks whether others did so at the same moment: then the one with the first id has it.
 func (a *archiver) claim(ctx context.Context, h horizon) (won bool, _ horizon, err error) {
 	a.mu.Lock()
-	a.line, a.lineEnd = h.timeline, h.end()
+	if a.line != h.timeline {
+		a.seen = seen{} // it was of the other one
+	}
+	a.line, a.lineEnd, a.reading = h.timeline, h.end(), onTheLine
+	if a.state.Timeline == a.line {
+		a.lineEnd = max(a.lineEnd, a.state.Position.Revision)
+	}
 	a.mu.Unlock()
 	own, err := a.putLease(ctx, false)
 	if err != nil {
@@ -286,6 +289,15 @@ type seen struct {
 	at       time.Time
 }
 
+// asOf is a time at which the cluster had what is stored of the line, and nothing after it; zero when that is not known. The lock
+// is held.
+func (a *archiver) asOf() time.Time {
+	if a.reading == elsewhere || a.seen.revision != a.lineEnd {
+		return time.Time{}
+	}
+	return a.seen.at
+}
+
 // renewLease shows that this archiver is alive when nothing else does, and tells from time to time how far it is.
 func (a *archiver) renewLease(ctx context.Context) {
 	every := max(min(renewEvery, a.Takeover/3), 100*time.Millisecond)
@@ -308,13 +320,7 @@ func (a *archiver) renewLease(ctx context.Context) {
 
 func (a *archiver) putLease(ctx context.Context, released bool) (repository.Lease, error) {
 	a.mu.Lock()
-	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.line, Revision: a.lineEnd, Session: a.session, Release: released}
-	if a.state.Timeline == a.line {
-		lease.Revision = max(lease.Revision, a.state.Position.Revision)
-	}
-	if a.seen.revision == lease.Revision {
-		lease.AsOf = a.seen.at
-	}
+	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.line, Revision: a.lineEnd, AsOf: a.asOf(), Session: a.session, Release: released}
 	a.mu.Unlock()
 	lease, err := a.repo.PutLease(ctx, a.writer, lease)
 	if err != nil {

@@ -186,6 +186,7 @@ func (a *archiver) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	asked := time.Now().UTC()
 	chosen, err := a.choose(ctx)
 	if err != nil {
 		return err
@@ -206,7 +207,7 @@ func (a *archiver) watch(ctx context.Context) error {
 		}
 		a.Observe(Event{NewTimeline: v.why})
 	}
-	return a.beginAnew(ctx, chosen, s, v)
+	return a.beginAnew(ctx, chosen, s, v, asked)
 }
 
 // Why an archive begins with a snapshot.
@@ -247,7 +248,8 @@ func (a *archiver) noteBroken(err error) {
 func (a *archiver) resume() (at position, timeline repository.Timeline, before history.Revision) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d, before, found := a.spool.end(); found && d.Segment.Timeline == a.line {
+	if d, before, found := a.spool.end(); found && d.Segment.Timeline == a.line &&
+		(a.state.Timeline != a.line || d.End.Revision > a.state.Position.Revision) {
 		return d.End, a.line, before
 	}
 	if a.state.Timeline == a.line {
@@ -300,7 +302,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdi
 		return verdict{}, err
 	}
 	defer events.Close()
-	j := joint{there: events.Current(), since: s.since(), opened: time.Now().UTC(), skip: s.segmented()}
+	j := joint{there: events.Current(), opened: time.Now().UTC(), skip: s.segmented()}
 	first, err := a.sameLine(ctx, events, at)
 	if errors.As(err, &compacted) {
 		return verdict{why: err}, nil
@@ -316,6 +318,8 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdi
 		return verdict{}, err
 	}
 	a.proved = true
+	a.reads(onTheLine)
+	j.since = s.since()
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
 	at.Time = j.since
 	return verdict{}, a.read(ctx, a.newPacker(c, at, false), events, first, j)
@@ -334,10 +338,7 @@ func (a *archiver) sameLine(ctx context.Context, events *capture.Events, at posi
 		if len(batch.Events) == 0 {
 			continue
 		}
-		n := 0
-		for n < len(batch.Events) && batch.Events[n].Revision == at.Revision {
-			n++
-		}
+		n := upTo(batch.Events, at.Revision)
 		if markOf(batch.Events[:n]) != at.Mark {
 			return batch, errOtherEvents
 		}
@@ -370,15 +371,20 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 }
 
 // beginAnew covers the cluster with a snapshot from now on: the watch is opened first, so that nothing is between the two.
-func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v verdict) error {
-	events, err := capture.OpenEvents(ctx, c.Client, c.Status.Revision+1, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: c.Status.RaftTerm})
+// At asked the member had nothing after the revision that its status tells.
+func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v verdict, asked time.Time) error {
+	events, first, mark, err := openAnew(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	j := joint{there: events.Current(), since: s.since(), opened: time.Now().UTC()}
-	if v.otherLife {
-		j.since = time.Time{}
+	j := joint{there: events.Current(), since: asked, opened: time.Now().UTC()}
+	a.reads(elsewhere)
+	if !v.otherLife {
+		a.reads(beyond)
+		if last := s.since(); last.After(asked) {
+			j.since = last
+		}
 	}
 	if err := a.spool.undecided(); err != nil {
 		return err
@@ -392,15 +398,15 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v
 			a.proved, a.broken = true, broken{}
 		}
 	}()
+	begin := position{Revision: c.Status.Revision, Mark: mark, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
 	covering.Go(func() {
-		err := a.cover(ctx, c, s, v)
+		err := a.cover(ctx, c, s, v, begin)
 		if covered = err == nil; !covered {
 			cancel(err)
 		}
 	})
-	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1}})
-	begin := position{Revision: c.Status.Revision, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
-	err = a.read(ctx, a.newPacker(c, begin, true), events, capture.Batch{}, j)
+	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1, Why: v.why}})
+	err = a.read(ctx, a.newPacker(c, begin, true), events, first, j)
 	if errors.Is(err, errFull) {
 		// Nothing of it can be sent before the snapshot tells where it belongs.
 		covering.Wait()
@@ -412,8 +418,66 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v
 	return err
 }
 
+// openAnew opens a watch of what comes after the revision that a member has. Where it can it begins at that revision, for its
+// mark: with it a later run proves that the line goes on, though nothing was written meanwhile. The mark is "" when the revision
+// is compacted, or has no events, as that of a keyspace that is new or whose revision was raised by a restore. First is what
+// came after it already.
+func openAnew(ctx context.Context, c member.Candidate) (events *capture.Events, first capture.Batch, mark string, err error) {
+	at, o := c.Status.Revision, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: c.Status.RaftTerm}
+	if at > 1 {
+		if events, err = capture.OpenEvents(ctx, c.Client, at, o); err == nil {
+			if first, mark, err = markAt(ctx, events, at); err == nil {
+				return events, first, mark, nil
+			}
+			events.Close()
+		}
+	}
+	events, err = capture.OpenEvents(ctx, c.Client, at+1, o)
+	return events, capture.Batch{}, "", err
+}
+
+// markAt takes the first revision out of a watch, which begins there, and gives its mark and what comes after it.
+func markAt(ctx context.Context, events *capture.Events, at history.Revision) (capture.Batch, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	for {
+		batch, err := events.Next(ctx)
+		if err != nil {
+			return batch, "", err
+		}
+		if n := upTo(batch.Events, at); n > 0 {
+			mark := markOf(batch.Events[:n])
+			batch.Events = batch.Events[n:]
+			return batch, mark, nil
+		}
+	}
+}
+
+// reading is how what is read belongs to the line.
+type reading int
+
+const (
+	// onTheLine follows what is stored, or waits in the spool.
+	onTheLine reading = iota
+	// beyond is the life of the line, behind a hole that a snapshot has to cover.
+	beyond
+	// elsewhere is another life, which a snapshot has to begin.
+	elsewhere
+)
+
+// reads says what is read from here on. What was seen of another life is not of this one.
+func (a *archiver) reads(what reading) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if (what == elsewhere) != (a.reading == elsewhere) {
+		a.seen = seen{}
+	}
+	a.reading = what
+}
+
 // cover takes the snapshot that a new part of the line begins with, and says what is missing before it.
-func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v verdict) error {
+// Begin is where the watch follows on.
+func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v verdict, begin position) error {
 	m, err := a.snapshot(ctx, Wanted{NewTimeline: v.otherLife, Prompt: true}, v.why.Error())
 	if err != nil {
 		return err
@@ -429,7 +493,7 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v ver
 		}
 		a.Observe(Event{Gap: &gap})
 	}
-	a.covered(m)
+	a.covered(m, begin)
 	if err := errors.Join(a.saveState(), a.spool.decide(m.Timeline)); err != nil {
 		return err
 	}
@@ -440,19 +504,36 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v ver
 	return nil
 }
 
-// covered takes note of the snapshot that a part of the line begins with. Where nothing of an older line is left to publish,
-// the state is of its line from here on.
-func (a *archiver) covered(m repository.Manifest) {
-	_, waiting, _ := a.spool.oldest()
+// covered takes note of the snapshot that a part of the line begins with. Its position is that at which the watch began: what the
+// snapshot has beyond it, the watch gives as well.
+func (a *archiver) covered(m repository.Manifest, begin position) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.NewTimeline = false // it was known, and is done
 	after := a.state.After
 	if m.Timeline != a.line {
 		after, a.line, a.lineEnd = a.line, m.Timeline, 0
 	}
-	a.state.After = after
-	if a.state.Timeline != m.Timeline && !waiting {
-		a.state = state{After: after, Auth: a.state.Auth, Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
+	a.lineEnd = max(a.lineEnd, m.Content.Revision)
+	a.state.After, a.reading = after, onTheLine
+	a.next = &state{After: after, Timeline: m.Timeline, Position: begin}
+	a.mu.Unlock()
+	a.adopt()
+}
+
+// adopt lets the state be that of the last snapshot, unless something of an older timeline is left to publish: then only the
+// older state proves where that goes on.
+func (a *archiver) adopt() {
+	d, waiting, _ := a.spool.oldest()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch next := a.next; {
+	case next == nil:
+	case a.state.Timeline == next.Timeline:
+		a.next = nil
+		if was := a.state.Position; next.Position.Revision > was.Revision || was.Mark == "" {
+			a.state.Position = next.Position
+		}
+	case !waiting || d.Segment.Timeline == "" || d.Segment.Timeline == next.Timeline:
+		a.state, a.next = state{After: next.After, Auth: a.state.Auth, Timeline: next.Timeline, Position: next.Position}, nil
 	}
 }

@@ -99,12 +99,19 @@ func (a *archiver) publish(ctx context.Context) (err error) {
 		return err
 	}
 	a.mu.Lock()
-	a.state.Timeline, a.state.Position = stored.Timeline, d.End
+	// A snapshot can have come further than what was read before it.
+	if stored.Timeline != a.state.Timeline || d.End.Revision > a.state.Position.Revision {
+		a.state.Timeline, a.state.Position = stored.Timeline, d.End
+	}
+	if stored.Timeline == a.line {
+		a.lineEnd = max(a.lineEnd, stored.Last)
+	}
 	a.renewed = time.Now()
 	a.mu.Unlock()
 	if err := a.spool.remove(d); err != nil {
 		a.Observe(Event{Trouble: err}) // the repository has it; what is left goes with the next start
 	}
+	a.adopt()
 	a.merger.Add(stored)
 	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: max(0, time.Since(d.Segment.Started))}})
 	return nil

@@ -127,6 +127,9 @@ type archiveLog struct {
 	// troubled is when each kind of trouble was told last; a store that is away gives one line each minute, and one when it is
 	// back.
 	troubled map[string]time.Time
+	// watching is what was told last of what is read, and when: a snapshot that fails is tried again every few seconds.
+	watching     string
+	watchingTold time.Time
 }
 
 // archiveLine is one line of archive --output json; docs/contracts/repository.md has the form.
@@ -151,9 +154,13 @@ func (l *archiveLog) say(e archive.Event) {
 	case l.json:
 		_ = json.NewEncoder(l.Stdout).Encode(line)
 	case e.Trouble != nil && l.toldOf(e.Trouble, now):
+	case e.Watching != nil && e.Watching.Why != nil && line.Text == l.watching && now.Sub(l.watchingTold) < time.Minute:
 	case (e.Stored != nil || e.Merged != nil) && (l.quiet || !terminal(l.Stderr)), e.Progress != nil && l.quiet:
 		// One each second is for a person who looks on; a log has one each minute.
 	default:
+		if e.Watching != nil {
+			l.watching, l.watchingTold = line.Text, now
+		}
 		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
 	}
 }
@@ -175,6 +182,8 @@ func progressText(p *archive.Progress, now time.Time) string {
 	}
 	text := fmt.Sprintf("everything up to revision %s is stored", p.Revision)
 	switch {
+	case p.Awaits:
+		text += "; what came after it waits for a snapshot"
 	case p.Waiting > 0:
 		text += fmt.Sprintf(", up to %s is read; %s wait for the store", p.Read, humanize.Bytes(uint64(p.Waiting)))
 	case p.AsOf.IsZero():
@@ -192,6 +201,10 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 	switch {
 	case e.Watching != nil:
 		w := e.Watching
+		if w.Why != nil {
+			set("watching", int64(w.From), 0, "reading %s, %s, from revision %s, while a snapshot is taken of what is before: %v", w.Endpoint, w.Role, w.From, w.Why)
+			break
+		}
 		set("watching", int64(w.From), 0, "reading %s, %s, from revision %s, %d behind", w.Endpoint, w.Role, w.From, w.Behind)
 	case e.Stored != nil:
 		s := e.Stored.Segment

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -160,7 +161,7 @@ func TestArchiveLog(t *testing.T) {
 		out, talk   int
 	}{{talk: 5}, {json: true, out: 6}, {quiet: true, talk: 3}} {
 		var out, talk bytes.Buffer
-		log := archiveLog{&app{Environment: Environment{Stdout: &out, Stderr: &talk}}, tt.json, tt.quiet, map[string]time.Time{}}
+		log := archiveLog{app: &app{Environment: Environment{Stdout: &out, Stderr: &talk}}, json: tt.json, quiet: tt.quiet, troubled: map[string]time.Time{}}
 		for _, e := range events {
 			log.say(e)
 		}
@@ -214,5 +215,39 @@ func TestMomentUsage(t *testing.T) {
 		if code, out, talk := invoke(t, "holdfast", t.TempDir(), strings.Fields(line+" --repo file:///nonexistent")...); code != 2 || out != "" || !strings.Contains(talk, says) {
 			t.Errorf("%s: exit code %d, %s%s", line, code, out, fmt.Sprintf("%q", talk))
 		}
+	}
+}
+
+// TestArchiveProgressText: no more is said than is known.
+func TestArchiveProgressText(t *testing.T) {
+	now := time.Now()
+	for want, p := range map[string]archive.Progress{
+		"nothing is stored yet":                                                             {},
+		"everything up to revision 7 is stored":                                             {Revision: 7, Read: 7},
+		"everything up to revision 7 is stored; 4s ago nothing came after it":               {Revision: 7, Read: 7, AsOf: now.Add(-4 * time.Second)},
+		"everything up to revision 7 is stored, up to 9 is read; 1.0 kB wait for the store": {Revision: 7, Read: 9, Waiting: 1000},
+		"everything up to revision 7 is stored; what came after it waits for a snapshot":    {Revision: 7, Read: 7, Awaits: true, Waiting: 1000, AsOf: now},
+	} {
+		if got := progressText(&p, now); got != want {
+			t.Errorf("%+v: %q, want %q", p, got, want)
+		}
+	}
+}
+
+// TestArchiveLogRepeats: a snapshot that is tried again and again is not told each time.
+func TestArchiveLogRepeats(t *testing.T) {
+	var out bytes.Buffer
+	l := archiveLog{app: &app{Environment: Environment{Stderr: &out}}, troubled: map[string]time.Time{}}
+	watching := func(from history.Revision, why error) {
+		l.say(archive.Event{Watching: &archive.Watching{Endpoint: "http://e", Role: "alone", From: from, Why: why}})
+	}
+	full := errors.New("far behind")
+	watching(7, full)
+	watching(7, full)
+	watching(8, full)
+	watching(8, nil)
+	watching(8, nil)
+	if got := out.String(); strings.Count(got, "while a snapshot is taken of what is before: far behind") != 2 || strings.Count(got, "0 behind") != 2 {
+		t.Errorf("it says\n%s", got)
 	}
 }
