@@ -316,6 +316,8 @@ type archiver struct {
 
 	// seen is what the cluster had at a time: a revision, and no later one. It is of the life that is read.
 	seen seen
+	// words are what archivers said of that before this one began.
+	words []seen
 
 	// proved tells that the line was held against the repository: what is on the disk can be older or newer than that. It and
 	// broken belong to the goroutine that reads the cluster.

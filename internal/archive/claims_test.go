@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/etcdtest"
+	"github.com/holdfast-project/holdfast/internal/history"
 	"github.com/holdfast-project/holdfast/internal/repository"
 	"github.com/holdfast-project/holdfast/internal/store/faultstore"
 )
@@ -174,5 +175,43 @@ func TestNothingIsClaimed(t *testing.T) {
 	}
 	if int64(lease.Revision) != stored || lease.AsOf.After(known) {
 		t.Errorf("the last lease is %+v, stored is revision %d", lease, stored)
+	}
+}
+
+// TestIdleTimeIsKept: what a lease says of the time before is the bound of what nobody saw live, whoever goes on.
+func TestIdleTimeIsKept(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	w := newWorld(t, nil)
+	h, other := w.host(t, server.Endpoint), w.host(t, server.Endpoint)
+	r := h.start(t, nil)
+	r.begun(w)
+	r.storedSegment(put(t, server, 3))
+	r.stop()
+	r = other.start(t, nil)
+	r.begun(w)
+	last := put(t, server, 3)
+	r.storedSegment(last)
+	r.stop()
+	line := w.timelines(t)[0].ID
+	say := func(revision int64, at time.Time) time.Time {
+		t.Helper()
+		lease, err := w.PutLease(t.Context(), other.writer, repository.Lease{Cluster: cluster, Timeline: line, Revision: history.Revision(revision),
+			Session: repository.NewSession(), AsOf: at, Release: true})
+		must(t, err)
+		return lease.AsOf
+	}
+	known := say(last, time.Now())
+	say(last+1, known.Add(5*time.Millisecond)) // of a revision that is not stored, so it says nothing of what is not
+	say(last, time.Time{})
+	revision := put(t, server, 6)
+	before := time.Now()
+	r = h.start(t, nil)
+	r.storedSegment(revision)
+	r.claims(w, revision, before)
+	segments := w.segments(t)
+	end := segments[len(segments)-1]
+	if end.First != history.Revision(last+1) || end.Exact || !end.FirstTime.Equal(known) {
+		t.Errorf("revisions %s came about from %s on, and nothing was there until %s", end.Range(), end.FirstTime, known)
 	}
 }

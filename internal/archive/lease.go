@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,19 @@ type horizon struct {
 	lease repository.Lease
 	// last is the segment with the last revision, nil when there is none.
 	last *repository.Segment
+	// words are what the newest leases say of times, oldest first.
+	words []seen
+}
+
+// mostWords is how many leases are read for what they say of times: the last one may say nothing.
+const mostWords = 5
+
+// take takes note of what a lease says.
+func (h *horizon) take(l repository.Lease) {
+	if h.lease = l; !l.AsOf.IsZero() {
+		h.words = append(h.words, seen{l.Revision, l.AsOf})
+		h.words = slices.Clone(h.words[max(0, len(h.words)-mostWords):]) // an earlier look keeps its own
+	}
 }
 
 // end is up to where the line is archived.
@@ -115,12 +129,14 @@ func (a *archiver) newestLine(ctx context.Context) (repository.Timeline, error) 
 // look reads the horizon anew, with listings of all leases and segments of the line.
 func (a *archiver) look(ctx context.Context, line repository.Timeline) (horizon, error) {
 	h := horizon{timeline: line}
-	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, repository.ID{}, 1)
+	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, repository.ID{}, mostWords)
 	if err != nil {
 		return h, err
 	}
-	if len(leases) > 0 && leases[0].Err == nil {
-		h.lease = leases[0].Note
+	for _, read := range leases {
+		if h.lease = (repository.Lease{}); read.Err == nil {
+			h.take(read.Note)
+		}
 	}
 	h.last, err = a.repo.LastSegment(ctx, a.Cluster, line)
 	return h, err
@@ -136,7 +152,8 @@ func (a *archiver) lookAgain(ctx context.Context, h horizon) (_ horizon, claims 
 	}
 	for _, read := range leases {
 		if read.Err == nil && read.Note.Session != a.session {
-			h.lease, claims = read.Note, append(claims, read.Note)
+			h.take(read.Note)
+			claims = append(claims, read.Note)
 		}
 	}
 	if h.last == nil {
@@ -251,6 +268,12 @@ func (a *archiver) claim(ctx context.Context, h horizon) (won bool, _ horizon, e
 	a.line, a.lineEnd, a.reading = h.timeline, h.end(), onTheLine
 	if a.state.Timeline == a.line {
 		a.lineEnd = max(a.lineEnd, a.state.Position.Revision)
+	}
+	a.words = h.words
+	for _, word := range h.words {
+		if word.revision >= a.seen.revision && word.at.After(a.seen.at) {
+			a.seen = word
+		}
 	}
 	a.mu.Unlock()
 	own, err := a.putLease(ctx, false)

@@ -89,6 +89,20 @@ func (s stand) since() time.Time {
 	return s.at.Time
 }
 
+// since is the last time at which anybody knew that nothing came after what is in segments, or when the last of that came about;
+// zero when neither is known. What clocks say that are ahead of this one does not count.
+func (a *archiver) since(s stand, now time.Time) time.Time {
+	since := s.since()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, word := range append(a.words[:len(a.words):len(a.words)], a.seen) {
+		if word.revision <= s.segmented() && word.at.After(since) && !word.at.After(now) {
+			since = word.at
+		}
+	}
+	return since
+}
+
 // stand finds out where the line stands. It is asked before a member is, so that nothing which is archived meanwhile is held
 // against the member. When the store does not answer, what this run has proved before is enough: reading goes on.
 func (a *archiver) stand(ctx context.Context) (stand, error) {
@@ -319,7 +333,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdi
 	}
 	a.proved = true
 	a.reads(onTheLine)
-	j.since = s.since()
+	j.since = a.since(s, j.opened)
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
 	at.Time = j.since
 	return verdict{}, a.read(ctx, a.newPacker(c, at, false), events, first, j)
