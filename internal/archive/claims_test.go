@@ -178,6 +178,27 @@ func TestNothingIsClaimed(t *testing.T) {
 	}
 }
 
+// TestCaughtUpIsTold: that nothing came after what was caught up with is told at once, as its segment does not say it.
+func TestCaughtUpIsTold(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Get(t, "3.7"), etcdtest.Options{})
+	w := newWorld(t, nil)
+	h := w.host(t, server.Endpoint)
+	r := h.start(t, nil)
+	r.begun(w)
+	r.storedSegment(put(t, server, 3))
+	r.stop()
+	revision := put(t, server, 3)
+	r = h.start(t, func(o *Options) { o.Takeover = 24 * time.Second }) // a lease each 8 s
+	r.storedSegment(revision)
+	caughtUp := time.Now()
+	eventually(t, "a lease", func() bool { l := w.word(t); return int64(l.Revision) == revision && !l.AsOf.IsZero() })
+	if took := time.Since(caughtUp); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	r.stop()
+}
+
 // TestIdleTimeIsKept: what a lease says of the time before is the bound of what nobody saw live, whoever goes on.
 func TestIdleTimeIsKept(t *testing.T) {
 	t.Parallel()

@@ -373,6 +373,9 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 		}
 	})
 	err := p.take(first, j)
+	if err == nil && !first.Arrived.IsZero() {
+		p.heard(first)
+	}
 	if err == nil {
 		err = p.pump(ctx, events, j)
 	}

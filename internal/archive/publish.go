@@ -106,7 +106,10 @@ func (a *archiver) publish(ctx context.Context) (err error) {
 	if stored.Timeline == a.line {
 		a.lineEnd = max(a.lineEnd, stored.Last)
 	}
-	a.renewed = time.Now()
+	// A segment tells of itself only when it was seen live that nothing came after it; of another a lease soon does.
+	if a.renewed = time.Now(); !stored.Exact {
+		a.renewed = time.Time{}
+	}
 	a.mu.Unlock()
 	if err := a.spool.remove(d); err != nil {
 		a.Observe(Event{Trouble: err}) // the repository has it; what is left goes with the next start

@@ -157,6 +157,9 @@ func (t Timeline) Highest() (r history.Revision) {
 	for _, s := range t.Segments {
 		r = max(r, s.Last)
 	}
+	for _, s := range t.seen {
+		r = max(r, s.Revision)
+	}
 	return r
 }
 

@@ -13,7 +13,7 @@ import (
 
 // A timeline is a staircase: revisions go up with time. What is known of it are spans out of segments, where each revision
 // came as it was seen, and out of snapshots: the cluster had the snapshot's revision when it was completed, and no later one
-// when it was started. All bounds hold for everything below or above, since time does not go back along a timeline.
+// when it was started. And there is what archivers saw: that the cluster had a revision at a time, and no later one. All bounds hold for everything below or above, since time does not go back along a timeline.
 
 // spans gives what segments tell, ascending and disjoint. Of those that inside is true for it asks times; of others it gives
 // one span for all revisions.
@@ -92,7 +92,9 @@ func (t Timeline) knots(spans []history.Span) []knot {
 			list = append(list, knot{revision: m.Content.Revision, there: m.Completed, notNext: m.Started})
 		}
 	}
-	list = append(list, knot{revision: t.Last(), notNext: t.AsOf})
+	for _, s := range t.seen {
+		list = append(list, knot{revision: s.Revision, there: s.At, notNext: s.At})
+	}
 	slices.SortStableFunc(list, func(a, b knot) int { return cmp.Compare(a.revision, b.revision) })
 	// Clocks are set back now and then, time along a timeline is not: what came after something came later than it.
 	var floor time.Time
