@@ -2,6 +2,7 @@ package coverage
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -119,8 +120,13 @@ func (t Timeline) timeOf(r history.Revision, times Times) (history.Span, error) 
 	if err != nil {
 		return history.Span{}, err
 	}
+	return spanOf(t.knots(spans), r), nil
+}
+
+// spanOf tells by knots when a revision came about.
+func spanOf(knots []knot, r history.Revision) history.Span {
 	span := history.Span{Range: history.Range{First: r, Last: r}}
-	for _, k := range t.knots(spans) {
+	for _, k := range knots {
 		// The revision is after everything that was not there yet, ...
 		if k.revision < r && k.notNext.After(span.From) {
 			span.From = k.notNext
@@ -133,18 +139,34 @@ func (t Timeline) timeOf(r history.Revision, times Times) (history.Span, error) 
 	if span.To.IsZero() || span.To.Before(span.From) {
 		span.To = span.From
 	}
-	return span, nil
+	return span
 }
 
-// resolveTime finds the last revision that came about not after a time.
+// resolveTime finds the last revision that came about not after a time, on the last timeline that had begun then. Where there is
+// nothing near on that one, the ones beside it have it.
 func resolveTime(of []Timeline, target Target, times Times) (Chain, error) {
-	at := target.Time
-	t := of[0]
-	for _, next := range of[1:] {
-		if !next.Begin().After(at) {
-			t = next
+	at := 0
+	for i, t := range of {
+		if !t.Begin().After(target.Time) {
+			at = i
 		}
 	}
+	chain, err := of[at].resolveTime(target, times)
+	if u, is := errors.AsType[*Unreachable](err); is {
+		if u.Before == nil && at > 0 {
+			u.Before = of[at-1].moment(of[at-1].Last(), times)
+		}
+		if u.After == nil && at+1 < len(of) {
+			next := of[at+1] // its first snapshot is the first that is known to have been there
+			u.After = next.moment(next.Snapshots[0].Content.Revision, times)
+		}
+	}
+	return chain, err
+}
+
+// resolveTime finds it on one timeline.
+func (t Timeline) resolveTime(target Target, times Times) (Chain, error) {
+	at := target.Time
 	inside := func(s repository.Segment) bool { return !s.FirstTime.After(at) && !at.After(s.LastTime) }
 	spans, err := t.spans(inside, times)
 	if err != nil {
@@ -189,7 +211,7 @@ func resolveTime(of []Timeline, target Target, times Times) (Chain, error) {
 
 // refuse tells what can be reached on both sides; 0 is for none.
 func (t Timeline) refuse(target Target, why string, before, after history.Revision, times Times) error {
-	u := &Unreachable{Target: target, Why: why}
+	u := &Unreachable{Target: target, Timeline: t.ID, Why: why}
 	if before > 0 {
 		for _, r := range slices.Backward(t.Covered) {
 			if r.First <= before {
