@@ -188,8 +188,10 @@ type listedArchive struct {
 	Covered []listedWindow `json:"covered"`
 	Holes   []listedHole   `json:"holes"`
 	// Orphans are revisions in segments that no snapshot leads to.
-	Orphans  []listedRange `json:"orphans"`
-	Segments int           `json:"segments"`
+	Orphans []listedRange `json:"orphans"`
+	// Unseen are revisions that can be restored by number only, as nobody saw when each of them came about.
+	Unseen   []listedUnseen `json:"unseen"`
+	Segments int            `json:"segments"`
 	// Newest is the last revision that can be restored; until AsOf nothing came after it.
 	Newest int64  `json:"newest-revision"`
 	AsOf   string `json:"as-of,omitempty"`
@@ -235,6 +237,22 @@ type listedHole struct {
 	Since  string         `json:"since"`
 }
 
+type listedUnseen struct {
+	First int64 `json:"first"`
+	Last  int64 `json:"last"`
+	// From is left out when nothing is known of the time before, To when nothing is known at all.
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
+	// Part tells that only some of them were not seen.
+	Part bool `json:"part,omitempty"`
+}
+
+const (
+	// mostUnseen is how many runs of revisions that nobody saw a list has, mostUnseenLines how many a person is shown.
+	mostUnseen      = 100
+	mostUnseenLines = 3
+)
+
 type listedArchiver struct {
 	Signer   string `json:"signer"`
 	Revision int64  `json:"revision"`
@@ -252,7 +270,7 @@ type listedHashes struct {
 // listed puts what is known into the form of the list.
 func (l archivedLine) listed() *listedArchive {
 	t := l.line
-	a := &listedArchive{Covered: []listedWindow{}, Holes: []listedHole{}, Orphans: listedRanges(t.Orphans), Segments: len(t.Segments), Newest: int64(t.Last())}
+	a := &listedArchive{Covered: []listedWindow{}, Holes: []listedHole{}, Orphans: listedRanges(t.Orphans), Unseen: []listedUnseen{}, Segments: len(t.Segments), Newest: int64(t.Last())}
 	for _, r := range t.Covered {
 		a.Covered = append(a.Covered, listedWindow{
 			First: int64(r.First), Last: int64(r.Last), From: coverage.Stamp(t.When(r.First).To), To: coverage.Stamp(t.When(r.Last).To), Archived: t.Archived(r),
@@ -260,6 +278,10 @@ func (l archivedLine) listed() *listedArchive {
 	}
 	for _, h := range l.holes {
 		a.Holes = append(a.Holes, listedHole{First: int64(h.First), Last: int64(h.Last), Cause: h.Cause, Reason: h.Reason, Since: coverage.Stamp(h.Since)})
+	}
+	unseen, _ := t.Unseen(mostUnseen)
+	for _, u := range unseen {
+		a.Unseen = append(a.Unseen, listedUnseen{First: int64(u.First), Last: int64(u.Last), From: stampOr(u.From), To: stampOr(u.To), Part: u.Part})
 	}
 	if !t.AsOf.IsZero() {
 		a.AsOf = coverage.Stamp(t.AsOf)
@@ -278,6 +300,38 @@ func (l archivedLine) listed() *listedArchive {
 		a.ProvenRevision, a.Proven = int64(proof.Last), coverage.Stamp(proof.Started)
 	}
 	return a
+}
+
+// stampOr is Stamp, and "" of a time that is not known.
+func stampOr(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return coverage.Stamp(t)
+}
+
+// unseen are lines about the last runs of revisions that are reached by number only. What was there before the archive began is
+// not told: the table says from when on times are known.
+func (l archivedLine) unseen() (lines []string) {
+	runs, more := l.line.Unseen(mostUnseen)
+	runs = slices.DeleteFunc(runs, func(u coverage.Unseen) bool { return u.From.IsZero() })
+	if n := len(runs) - mostUnseenLines; n > 0 {
+		runs, more = runs[n:], more+n
+	}
+	for _, u := range runs {
+		what := fmt.Sprintf("revisions %s to %s", u.First, u.Last)
+		switch {
+		case u.Part:
+			what = "some of " + what
+		case u.First == u.Last:
+			what = "revision " + u.First.String()
+		}
+		lines = append(lines, fmt.Sprintf("%s by --revision only: nobody saw when between %s and %s", what, coverage.Stamp(u.From), coverage.Stamp(u.To)))
+	}
+	if more > 0 {
+		lines = append(lines, fmt.Sprintf("and of %s before these", plural(more, "run")))
+	}
+	return lines
 }
 
 // lastSign is the last sign of life of an archiver: a lease, or a segment.
@@ -465,6 +519,9 @@ func (l archivedLine) stands(now time.Time) (lines [][2]string) {
 		say("members", "agree at revision %s, %s", h.Revision, ago(now.Sub(h.Taken)))
 	} else if h != nil {
 		say("members", "SUSPECT: they differ at revision %s, %s: %s", h.Revision, ago(now.Sub(h.Taken)), l.suspects())
+	}
+	for _, line := range l.unseen() {
+		say("unseen", "%s", line)
 	}
 	if n := len(t.Snapshots); n > 0 {
 		m := t.Snapshots[n-1]

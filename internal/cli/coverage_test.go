@@ -109,6 +109,7 @@ archive of cluster prod, timeline 00000000000000aa
   newest     revision 40; nothing came after it until 2026-11-22T11:59:00.000Z, 1m ago
   archiver   signer abababababababab, last heard of at revision 51, just now
   members    SUSPECT: they differ at revision 38, 5m ago: etcd-1 (a2)
+  unseen     revision 31 by --revision only: nobody saw when between 2026-11-22T10:00:00.000Z and 2026-11-22T11:00:00.000Z
   accounts   users, roles and members are known as of revision 31, 1h ago
   proven     up to revision 36, 1m ago
   proven     NOT: a drill of revision 33 failed, 1h ago
@@ -137,7 +138,7 @@ archive of cluster prod, timeline 00000000000000aa
 	}
 	for _, says := range []string{
 		`"covered":[{"first":1,"last":20,"from":"2026-11-22T09:00:00.000Z","to":"2026-11-22T10:00:00.000Z","archived":true},`, `"cause":"lost","reason":"compacted","since":"2026-11-22T11:00:00.000Z"`,
-		`"orphans":[{"first":50,"last":51}],"segments":3,"newest-revision":40`, `"accounts-revision":31`, `"equal":false,"suspects":["a2"]`, `"proven-revision":36`,
+		`"orphans":[{"first":50,"last":51}],"unseen":[{"first":1,"last":10,"to":"2026-11-22T09:00:00.000Z"},{"first":31,`, `"segments":3,"newest-revision":40`, `"accounts-revision":31`, `"equal":false,"suspects":["a2"]`, `"proven-revision":36`,
 	} {
 		if !strings.Contains(string(listed), says) {
 			t.Errorf("JSON lacks %s: %s", says, listed)
@@ -249,5 +250,48 @@ func TestArchiveLogRepeats(t *testing.T) {
 	watching(8, nil)
 	if got := out.String(); strings.Count(got, "while a snapshot is taken of what is before: far behind") != 2 || strings.Count(got, "0 behind") != 2 {
 		t.Errorf("it says\n%s", got)
+	}
+}
+
+// TestUnseenText: what can be reached by number only is shown, the last of it, and in JSON more.
+func TestUnseenText(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	at := func(minute int) time.Time { return now.Add(time.Duration(minute-60) * time.Minute) }
+	m := repository.Manifest{Timeline: testLine, Started: at(0), Completed: at(0)}
+	m.Content.Revision = 10
+	var segments []repository.Segment
+	for i := range 5 { // three revisions that nobody saw, and one that somebody did
+		first := history.Revision(11 + 4*i)
+		segments = append(segments, repository.Segment{Timeline: testLine, First: first, Last: first + 2, FirstTime: at(10 * i), LastTime: at(10*i + 1)},
+			repository.Segment{Timeline: testLine, First: first + 3, Last: first + 3, FirstTime: at(10*i + 5), LastTime: at(10*i + 5), Exact: true})
+	}
+	segments[4].Level = repository.SegmentDay
+	segments[8].First, segments[7].Last = 29, 28
+	l := archivedLine{cluster: "prod", line: coverage.Of([]repository.Manifest{m}, segments, nil)[0]}
+	var text bytes.Buffer
+	if err := writeArchives(&text, []archivedLine{l}, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{
+		"  unseen     some of revisions 19 to 21 by --revision only: nobody saw when between 2026-11-22T11:20:00.000Z and 2026-11-22T11:21:00.000Z\n",
+		"  unseen     revisions 23 to 25 by --revision only: nobody saw when between 2026-11-22T11:30:00.000Z and 2026-11-22T11:31:00.000Z\n",
+		"  unseen     revision 29 by --revision only: nobody saw when between 2026-11-22T11:40:00.000Z and 2026-11-22T11:41:00.000Z\n",
+		"  unseen     and of 2 runs before these\n",
+	} {
+		if !strings.Contains(text.String(), says) {
+			t.Errorf("it does not say %q:\n%s", says, &text)
+		}
+	}
+	listed, err := json.Marshal(l.listed().Unseen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{
+		`[{"first":1,"last":10,"to":"2026-11-22T11:00:00.000Z"},{"first":11,"last":13,"from":"2026-11-22T11:00:00.000Z","to":"2026-11-22T11:01:00.000Z"},`,
+		`{"first":19,"last":21,"from":"2026-11-22T11:20:00.000Z","to":"2026-11-22T11:21:00.000Z","part":true}`,
+	} {
+		if !strings.Contains(string(listed), says) {
+			t.Errorf("JSON lacks %s: %s", says, listed)
+		}
 	}
 }

@@ -107,7 +107,7 @@ func TestResolve(t *testing.T) {
 		"in the future":        {Target{Time: at(115)}, 0, 0, "what is known ends at 2026-11-22T10:01:54.000Z; nearest before: revision 70"},
 		"before the first":     {Target{Time: at(8)}, 0, 0, "before everything that is stored; nearest after: revision 5"},
 		"while it was taken":   {Target{Time: at(9.5)}, 0, 0, "before everything that is stored; nearest after: revision 5"},
-		"nobody saw when":      {Target{Time: at(31)}, 0, 0, "revisions 31 to 60 came about around that time, and nobody saw when; nearest before: revision 30 at 2026-11-22T10:00:30.000Z; nearest after: revision 61 at 2026-11-22T10:01:45.000Z"},
+		"nobody saw when":      {Target{Time: at(31)}, 0, 0, "revisions 31 to 60 came about around that time, and nobody saw when (--revision reaches each of 50-60); nearest before: revision 30 at 2026-11-22T10:00:30.000Z; nearest after: revision 61 at 2026-11-22T10:01:45.000Z"},
 		"after it was taken":   {Target{Time: at(102)}, 60, 0, ""},
 		"no such timeline":     {Target{Timeline: other}, 0, 0, "nothing of timeline 00000000000000bb can be restored; of these something can: 00000000000000aa"},
 	} {

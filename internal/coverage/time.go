@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -192,7 +193,7 @@ func (t Timeline) resolveTime(target Target, times Times) (Chain, error) {
 	case beyond:
 		return Chain{}, t.refuse(target, fmt.Sprintf("what is known ends at %s", Stamp(t.AsOf)), t.Last(), 0, times)
 	case low < high:
-		return Chain{}, t.refuse(target, fmt.Sprintf("revisions %s to %s came about around that time, and nobody saw when", low+1, high), low, high+1, times)
+		return Chain{}, t.refuse(target, t.nobodySaw(history.Range{First: low + 1, Last: high}), low, high+1, times)
 	}
 	for i, r := range t.Covered {
 		if r.Contains(low) {
@@ -208,6 +209,35 @@ func (t Timeline) resolveTime(target Target, times Times) (Chain, error) {
 	}
 	return Chain{}, t.refuse(target, "it is after everything that can be restored", t.Last(), 0, times)
 }
+
+// nobodySaw says of revisions that nobody knows when each of them came about, and which of them can be reached all the same.
+func (t Timeline) nobodySaw(r history.Range) string {
+	why, them := fmt.Sprintf("revisions %s to %s came about around that time, and nobody saw when", r.First, r.Last), "each of them"
+	if r.First == r.Last {
+		why, them = fmt.Sprintf("revision %s came about around that time, and nobody saw when", r.First), "it"
+	}
+	var stored []string
+	for _, covered := range t.Covered {
+		both := history.Range{First: max(covered.First, r.First), Last: min(covered.Last, r.Last)}
+		switch {
+		case both.Len() == 0:
+		case both == r:
+			return fmt.Sprintf("%s (--revision reaches %s)", why, them)
+		default:
+			stored = append(stored, both.String())
+		}
+	}
+	if len(stored) > mostWindows {
+		stored = append([]string{"others"}, stored[len(stored)-mostWindows:]...)
+	}
+	if len(stored) > 0 {
+		why += fmt.Sprintf(" (--revision reaches each of %s)", strings.Join(stored, ", "))
+	}
+	return why
+}
+
+// mostWindows is how many runs of revisions are named in an error.
+const mostWindows = 5
 
 // refuse tells what can be reached on both sides; 0 is for none.
 func (t Timeline) refuse(target Target, why string, before, after history.Revision, times Times) error {
