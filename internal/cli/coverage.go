@@ -334,14 +334,25 @@ func (l archivedLine) unseen() (lines []string) {
 	return lines
 }
 
-// lastSign is the last sign of life of an archiver: a lease, or a segment.
+// lastSign is the last sign of life of an archiver: a lease, or a segment, also one that was merged by now. Who signs a merged one
+// need not be who archived; that somebody did is sure, when its last revision came at the earliest.
 func (l archivedLine) lastSign() (signer repository.Fingerprint, revision history.Revision, seen time.Time, released bool) {
 	if l.lease != nil {
 		signer, revision, seen, released = l.lease.Signer, l.lease.Revision, l.lease.ID.Time, l.lease.Release
 	}
 	for _, s := range l.line.Segments {
-		if s.Level == repository.SegmentLive && s.Last > revision {
-			signer, revision, seen, released = s.Signer, s.Last, s.Completed, false
+		if s.Last <= revision {
+			continue
+		}
+		revision, released = s.Last, false
+		switch {
+		case s.Level == repository.SegmentLive:
+			signer, seen = s.Signer, s.Completed
+		case s.LastTime.After(seen):
+			seen = s.LastTime
+		}
+		if signer == "" {
+			signer = s.Signer
 		}
 	}
 	return signer, revision, seen, released

@@ -295,3 +295,35 @@ func TestUnseenText(t *testing.T) {
 		}
 	}
 }
+
+// TestLastSign: what was archived after the last lease is a sign as well, merged or not.
+func TestLastSign(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	ago := func(minutes int) time.Time { return now.Add(-time.Duration(minutes) * time.Minute) }
+	one, two := repository.Fingerprint(strings.Repeat("aa", 32)), repository.Fingerprint(strings.Repeat("bb", 32))
+	lease := &repository.Lease{Revision: 20, Signer: one, ID: repository.ID{Time: ago(30)}, Release: true}
+	live := repository.Segment{First: 21, Last: 30, Signer: two, LastTime: ago(20), Completed: ago(19)}
+	merged := live
+	merged.Level, merged.Completed = repository.SegmentHour, ago(1)
+	older := merged
+	older.LastTime = ago(40) // by another clock
+	for name, tt := range map[string]struct {
+		lease    *repository.Lease
+		segment  repository.Segment
+		signer   repository.Fingerprint
+		revision history.Revision
+		seen     time.Time
+		released bool
+	}{
+		"released":             {lease, repository.Segment{First: 11, Last: 20, Signer: two}, one, 20, ago(30), true},
+		"live":                 {lease, live, two, 30, ago(19), false},
+		"merged":               {lease, merged, one, 30, ago(20), false},
+		"merged, an old clock": {lease, older, one, 30, ago(30), false},
+		"merged, no lease":     {nil, merged, two, 30, ago(20), false},
+	} {
+		l := archivedLine{lease: tt.lease, line: coverage.Timeline{Segments: []repository.Segment{tt.segment}}}
+		if signer, revision, seen, released := l.lastSign(); signer != tt.signer || revision != tt.revision || !seen.Equal(tt.seen) || released != tt.released {
+			t.Errorf("%s: signer %s at %s, %s, released %v", name, signer, revision, seen, released)
+		}
+	}
+}
