@@ -206,8 +206,10 @@ func (a *Agent) logArchive(cluster string, e archive.Event, said *teller) {
 		log.Error("the members differ", "timeline", e.Hashes.Timeline, "revision", e.Hashes.Revision, "member", e.Hashes.Suspects)
 	case e.Hashes != nil:
 		log.Debug("the members agree", "timeline", e.Hashes.Timeline, "revision", e.Hashes.Revision)
+	case e.Well != "":
+		log.Info("the archive goes on after trouble", "part", string(e.Well))
 	case e.Trouble != nil:
-		said.tell(slog.LevelWarn, "archive has trouble", "cluster", cluster, "unit", a.config.Unit.String(), "err", e.Trouble)
+		said.tell(slog.LevelWarn, "archive has trouble", "cluster", cluster, "unit", a.config.Unit.String(), "part", string(e.Part), "err", e.Trouble)
 	}
 }
 

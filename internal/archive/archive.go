@@ -126,7 +126,7 @@ func (o Options) validate() error {
 	return repository.CheckCluster(o.Cluster)
 }
 
-// Event is something that happened. Exactly one of its fields is set.
+// Event is something that happened. Exactly one of its fields is set, and Part beside Trouble.
 type Event struct {
 	// Watching is the member that is read from here on, From the first revision that comes from it.
 	Watching *Watching
@@ -144,8 +144,11 @@ type Event struct {
 	Standby *Holder
 	// Begun is that this one has leave to write from here on.
 	Begun *Begun
-	// Trouble is what keeps the archive from going on and may heal by itself.
+	// Trouble is what keeps a part of the archiver from going on and may heal by itself.
 	Trouble error
+	Part    Part
+	// Well is a part that goes on again after trouble.
+	Well Part
 	// Hashes are what the members said of their keyspace at one revision.
 	Hashes *repository.Hashes
 	// Merged is a segment that was made of others.
@@ -258,11 +261,11 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 			return err
 		}
 		for _, err := range bad {
-			a.Observe(Event{Trouble: err})
+			a.ail(Beside, err)
 		}
 	}
 	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); errors.Is(err, errState) {
-		a.Observe(Event{Trouble: err})
+		a.ail(Beside, err)
 	} else if err != nil {
 		return err
 	}
@@ -274,7 +277,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		if !errors.Is(err, errSuperseded) && !errors.Is(err, errSpoilt) {
 			return ended(ctx, err)
 		}
-		a.Observe(Event{Trouble: err})
+		a.ail(Beside, err)
 	}
 	return nil
 }
@@ -311,6 +314,8 @@ type archiver struct {
 	lineEnd history.Revision
 	// reading is what the watch that is open gives.
 	reading reading
+	// ill are the parts that have trouble.
+	ill map[Part]bool
 	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
 	lastSnapshot, renewed time.Time
 
@@ -335,7 +340,7 @@ var errSuperseded = errors.New("another archiver writes this timeline")
 
 // begin waits for the store and for leave to write.
 func (a *archiver) begin(ctx context.Context) error {
-	return a.retry(ctx, func() error {
+	err := a.retry(ctx, Beginning, func() error {
 		if _, err := a.repo.Enrolled(ctx, a.writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
 			return fmt.Errorf("signing key of this host: %w", err)
 		}
@@ -344,10 +349,14 @@ func (a *archiver) begin(ctx context.Context) error {
 		}
 		return a.lookForMissing(ctx)
 	})
+	if err == nil {
+		a.well(Beginning)
+	}
+	return err
 }
 
 // retry tries until there is no error, the error is final, or ctx ends.
-func (a *archiver) retry(ctx context.Context, try func() error) error {
+func (a *archiver) retry(ctx context.Context, part Part, try func() error) error {
 	for pause := time.Second; ; pause = min(2*pause, mostPause) {
 		err := try()
 		if err == nil || final(err) {
@@ -356,7 +365,7 @@ func (a *archiver) retry(ctx context.Context, try func() error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		a.Observe(Event{Trouble: err})
+		a.ail(part, err)
 		if !wait(ctx, pause) {
 			return context.Cause(ctx)
 		}

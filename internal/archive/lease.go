@@ -335,8 +335,10 @@ func (a *archiver) renewLease(ctx context.Context) {
 		if !due {
 			continue
 		}
-		if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
-			a.Observe(Event{Trouble: err})
+		if _, err := a.putLease(ctx, false); err == nil && a.spool.waiting() == 0 {
+			a.well(Storing)
+		} else if err != nil && ctx.Err() == nil {
+			a.ail(Storing, err)
 		}
 	}
 }
@@ -360,7 +362,7 @@ func (a *archiver) release(parent context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), releaseTime)
 	defer cancel()
 	if _, err := a.putLease(ctx, true); err != nil {
-		a.Observe(Event{Trouble: err})
+		a.ail(Beside, err)
 	}
 }
 

@@ -24,7 +24,7 @@ func (a *archiver) capture(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, errFull) && !a.spool.awaiting():
-			a.Observe(Event{Trouble: err})
+			a.ail(Reading, err)
 			if err := a.spool.await(ctx); err != nil {
 				return err
 			}
@@ -32,7 +32,7 @@ func (a *archiver) capture(ctx context.Context) error {
 		case final(err):
 			return err
 		}
-		a.Observe(Event{Trouble: err})
+		a.ail(partOf(err), err)
 		a.noteBroken(err)
 		if time.Since(began) > time.Minute {
 			pause = time.Second
@@ -335,6 +335,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdi
 	a.reads(onTheLine)
 	j.since = a.since(s, j.opened)
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
+	a.well(Reading, Covering)
 	at.Time = j.since
 	return verdict{}, a.read(ctx, a.newPacker(c, at, false), events, first, j)
 }
@@ -418,11 +419,14 @@ func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v
 	begin := position{Revision: c.Status.Revision, Mark: mark, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
 	covering.Go(func() {
 		err := a.cover(ctx, c, s, v, begin)
-		if covered = err == nil; !covered {
-			cancel(err)
+		if covered = err == nil; covered {
+			a.well(Covering)
+		} else {
+			cancel(&notCovered{err})
 		}
 	})
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1, Why: v.why}})
+	a.well(Reading)
 	err = a.read(ctx, a.newPacker(c, begin, true), events, first, j)
 	if errors.Is(err, errFull) {
 		// Nothing of it can be sent before the snapshot tells where it belongs.
@@ -516,7 +520,7 @@ func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v ver
 	}
 	// Others see at once that a new timeline has its archiver; the cluster may be silent for long.
 	if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
-		a.Observe(Event{Trouble: err})
+		a.ail(Storing, err)
 	}
 	return nil
 }

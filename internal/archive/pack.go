@@ -136,7 +136,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 	leases := p.leases(b.LeaseIDs())
 	recipients, trouble := p.sealing.recipients()
 	if trouble != nil {
-		p.Observe(Event{Trouble: fmt.Errorf("a segment will stay unmerged: %w", trouble)})
+		p.ail(Beside, fmt.Errorf("a segment will stay unmerged: %w", trouble))
 	}
 	d := draft{End: end, Begins: p.begins}
 	p.begins = false

@@ -31,9 +31,9 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 				continue
 			}
 		}
-		if err := a.retry(ctx, func() error { return a.publish(ctx) }); err != nil {
+		if err := a.retry(ctx, Storing, func() error { return a.publish(ctx) }); err != nil {
 			if ctx.Err() != nil {
-				a.Observe(Event{Trouble: err}) // it is in the spool, and the next run goes on there
+				a.ail(Storing, err) // it is in the spool, and the next run goes on there
 				return nil
 			}
 			return err
@@ -112,11 +112,12 @@ func (a *archiver) publish(ctx context.Context) (err error) {
 	}
 	a.mu.Unlock()
 	if err := a.spool.remove(d); err != nil {
-		a.Observe(Event{Trouble: err}) // the repository has it; what is left goes with the next start
+		a.ail(Beside, err) // the repository has it; what is left goes with the next start
 	}
 	a.adopt()
 	a.merger.Add(stored)
 	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: max(0, time.Since(d.Segment.Started))}})
+	a.well(Storing)
 	return nil
 }
 

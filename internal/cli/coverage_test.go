@@ -162,7 +162,7 @@ func TestArchiveLog(t *testing.T) {
 		out, talk   int
 	}{{talk: 5}, {json: true, out: 6}, {quiet: true, talk: 3}} {
 		var out, talk bytes.Buffer
-		log := archiveLog{app: &app{Environment: Environment{Stdout: &out, Stderr: &talk}}, json: tt.json, quiet: tt.quiet, troubled: map[string]time.Time{}}
+		log := archiveLog{app: &app{Environment: Environment{Stdout: &out, Stderr: &talk}}, json: tt.json, quiet: tt.quiet, troubled: map[archive.Part]map[string]time.Time{}}
 		for _, e := range events {
 			log.say(e)
 		}
@@ -238,7 +238,7 @@ func TestArchiveProgressText(t *testing.T) {
 // TestArchiveLogRepeats: a snapshot that is tried again and again is not told each time.
 func TestArchiveLogRepeats(t *testing.T) {
 	var out bytes.Buffer
-	l := archiveLog{app: &app{Environment: Environment{Stderr: &out}}, troubled: map[string]time.Time{}}
+	l := archiveLog{app: &app{Environment: Environment{Stderr: &out}}, troubled: map[archive.Part]map[string]time.Time{}}
 	watching := func(from history.Revision, why error) {
 		l.say(archive.Event{Watching: &archive.Watching{Endpoint: "http://e", Role: "alone", From: from, Why: why}})
 	}
@@ -324,6 +324,33 @@ func TestLastSign(t *testing.T) {
 		l := archivedLine{lease: tt.lease, line: coverage.Timeline{Segments: []repository.Segment{tt.segment}}}
 		if signer, revision, seen, released := l.lastSign(); signer != tt.signer || revision != tt.revision || !seen.Equal(tt.seen) || released != tt.released {
 			t.Errorf("%s: signer %s at %s, %s, released %v", name, signer, revision, seen, released)
+		}
+	}
+}
+
+// TestArchiveLogTrouble: trouble of one part is not over because another part goes on.
+func TestArchiveLogTrouble(t *testing.T) {
+	var out bytes.Buffer
+	l := archiveLog{app: &app{Environment: Environment{Stderr: &out}}, troubled: map[archive.Part]map[string]time.Time{}}
+	for _, step := range []struct {
+		event archive.Event
+		says  string
+	}{
+		{archive.Event{Part: archive.Reading, Trouble: errors.New("read events: Unavailable")}, "read events: Unavailable"},
+		{archive.Event{Part: archive.Reading, Trouble: errors.New("read events: Unavailable again")}, ""},
+		{archive.Event{Stored: &archive.Stored{}}, ""},
+		{archive.Event{Part: archive.Storing, Trouble: errors.New("put: no space")}, "put: no space"},
+		{archive.Event{Part: archive.Beside, Trouble: errors.New("merge: no space")}, "merge: no space"},
+		{archive.Event{Stored: &archive.Stored{}}, ""},
+		{archive.Event{Well: archive.Storing}, "  what was read is stored"},
+		{archive.Event{Part: archive.Storing, Trouble: errors.New("put: no space")}, "put: no space"},
+		{archive.Event{Well: archive.Reading}, "  the cluster is read"},
+		{archive.Event{Well: archive.Storing}, "  all is well again: what was read is stored"},
+	} {
+		out.Reset()
+		l.say(step.event)
+		if got := out.String(); step.says == "" && got != "" || !strings.HasSuffix(strings.TrimSuffix(got, "\n"), step.says) {
+			t.Errorf("of %+v it says %q, want %q", step.event, got, step.says)
 		}
 	}
 }
