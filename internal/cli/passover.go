@@ -32,6 +32,7 @@ func (b *broken) add(part *chain.PartError) {
 
 // reach finds what leads to a target, and passes over what cannot be used: there may be another way.
 func (a *app) reach(ctx context.Context, f *repoFlags, r *resolved, t *targetFlags, target coverage.Target) error {
+	r.near = target.Time
 	for {
 		if err := a.look(ctx, r); err != nil {
 			return err
@@ -160,7 +161,7 @@ func (a *app) look(ctx context.Context, r *resolved) error {
 	if err != nil {
 		return err
 	}
-	seen, err := seenOf(ctx, r.repo, r.cluster)
+	seen, err := seenOf(ctx, r.repo, r.cluster, r.near)
 	if err != nil {
 		return err
 	}
