@@ -237,22 +237,6 @@ type listedHole struct {
 	Since  string         `json:"since"`
 }
 
-type listedUnseen struct {
-	First int64 `json:"first"`
-	Last  int64 `json:"last"`
-	// From is left out when nothing is known of the time before, To when nothing is known at all.
-	From string `json:"from,omitempty"`
-	To   string `json:"to,omitempty"`
-	// Part tells that only some of them were not seen.
-	Part bool `json:"part,omitempty"`
-}
-
-const (
-	// mostUnseen is how many runs of revisions that nobody saw a list has, mostUnseenLines how many a person is shown.
-	mostUnseen      = 100
-	mostUnseenLines = 3
-)
-
 type listedArchiver struct {
 	Signer   string `json:"signer"`
 	Revision int64  `json:"revision"`
@@ -300,38 +284,6 @@ func (l archivedLine) listed() *listedArchive {
 		a.ProvenRevision, a.Proven = int64(proof.Last), coverage.Stamp(proof.Started)
 	}
 	return a
-}
-
-// stampOr is Stamp, and "" of a time that is not known.
-func stampOr(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return coverage.Stamp(t)
-}
-
-// unseen are lines about the last runs of revisions that are reached by number only. What was there before the archive began is
-// not told: the table says from when on times are known.
-func (l archivedLine) unseen() (lines []string) {
-	runs, more := l.line.Unseen(mostUnseen)
-	runs = slices.DeleteFunc(runs, func(u coverage.Unseen) bool { return u.From.IsZero() })
-	if n := len(runs) - mostUnseenLines; n > 0 {
-		runs, more = runs[n:], more+n
-	}
-	for _, u := range runs {
-		what := fmt.Sprintf("revisions %s to %s", u.First, u.Last)
-		switch {
-		case u.Part:
-			what = "some of " + what
-		case u.First == u.Last:
-			what = "revision " + u.First.String()
-		}
-		lines = append(lines, fmt.Sprintf("%s by --revision only: nobody saw when between %s and %s", what, coverage.Stamp(u.From), coverage.Stamp(u.To)))
-	}
-	if more > 0 {
-		lines = append(lines, fmt.Sprintf("and of %s before these", plural(more, "run")))
-	}
-	return lines
 }
 
 // lastSign is the last sign of life of an archiver: a lease, or a segment, also one that was merged by now. Who signs a merged one
