@@ -194,6 +194,8 @@ func (a *Agent) logArchive(cluster string, e archive.Event, said *teller) {
 		log.Info("archiving", "timeline", e.Begun.Timeline, "revision", e.Begun.Revision)
 	case e.Standby != nil:
 		log.Info("another archiver is at work; waiting", "revision", e.Standby.Revision, "signer", e.Standby.Signer.Short(), "session", e.Standby.Session)
+	case e.Watching != nil && e.Watching.Why != nil:
+		log.Info("reading events, while a snapshot is taken of what is before", "member", e.Watching.Endpoint, "role", e.Watching.Role, "first", e.Watching.From, "why", e.Watching.Why.Error())
 	case e.Watching != nil:
 		log.Info("reading events", "member", e.Watching.Endpoint, "role", e.Watching.Role, "first", e.Watching.From, "behind", e.Watching.Behind)
 	case e.Gap != nil:
@@ -204,8 +206,10 @@ func (a *Agent) logArchive(cluster string, e archive.Event, said *teller) {
 		log.Error("the members differ", "timeline", e.Hashes.Timeline, "revision", e.Hashes.Revision, "member", e.Hashes.Suspects)
 	case e.Hashes != nil:
 		log.Debug("the members agree", "timeline", e.Hashes.Timeline, "revision", e.Hashes.Revision)
+	case e.Well != "":
+		log.Info("the archive goes on after trouble", "part", string(e.Well))
 	case e.Trouble != nil:
-		said.tell(slog.LevelWarn, "archive has trouble", "cluster", cluster, "unit", a.config.Unit.String(), "err", e.Trouble)
+		said.tell(slog.LevelWarn, "archive has trouble", "cluster", cluster, "unit", a.config.Unit.String(), "part", string(e.Part), "err", e.Trouble)
 	}
 }
 

@@ -126,7 +126,7 @@ func (o Options) validate() error {
 	return repository.CheckCluster(o.Cluster)
 }
 
-// Event is something that happened. Exactly one of its fields is set.
+// Event is something that happened. Exactly one of its fields is set, and Part beside Trouble.
 type Event struct {
 	// Watching is the member that is read from here on, From the first revision that comes from it.
 	Watching *Watching
@@ -144,8 +144,11 @@ type Event struct {
 	Standby *Holder
 	// Begun is that this one has leave to write from here on.
 	Begun *Begun
-	// Trouble is what keeps the archive from going on and may heal by itself.
+	// Trouble is what keeps a part of the archiver from going on and may heal by itself.
 	Trouble error
+	Part    Part
+	// Well is a part that goes on again after trouble.
+	Well Part
 	// Hashes are what the members said of their keyspace at one revision.
 	Hashes *repository.Hashes
 	// Merged is a segment that was made of others.
@@ -159,11 +162,14 @@ type Event struct {
 // Progress is how far an archive is.
 type Progress struct {
 	Timeline repository.Timeline
-	// Revision is up to where the repository has everything.
+	// Revision is up to where the repository has everything, and AsOf a time at which the cluster had nothing after that; zero
+	// when that is not known.
 	Revision history.Revision
-	// Read is up to where the cluster was read, and AsOf a time at which it had nothing after that; zero when that is not known.
+	AsOf     time.Time
+	// Read is up to where the cluster was read without a hole.
 	Read history.Revision
-	AsOf time.Time
+	// Awaits tells that the cluster is read beyond a hole, and that nothing of it counts before a snapshot is there.
+	Awaits bool
 	// Waiting is what is in the spool, in bytes.
 	Waiting int64
 }
@@ -191,7 +197,9 @@ type Begun struct {
 type Watching struct {
 	Endpoint, Role string
 	From           history.Revision
-	// Behind is how many revisions the cluster is ahead.
+	// Why is that a snapshot has to cover what is before From; nil when the line goes on there.
+	Why error
+	// Behind is how many revisions the cluster is ahead of From; 0 when a snapshot covers them.
 	Behind int64
 }
 
@@ -253,11 +261,11 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 			return err
 		}
 		for _, err := range bad {
-			a.Observe(Event{Trouble: err})
+			a.ail(Beside, err)
 		}
 	}
 	if a.state, err = loadState(filepath.Join(o.Dir, stateName)); errors.Is(err, errState) {
-		a.Observe(Event{Trouble: err})
+		a.ail(Beside, err)
 	} else if err != nil {
 		return err
 	}
@@ -269,7 +277,7 @@ func Run(ctx context.Context, repo *repository.Repository, writer *repository.Wr
 		if !errors.Is(err, errSuperseded) && !errors.Is(err, errSpoilt) {
 			return ended(ctx, err)
 		}
-		a.Observe(Event{Trouble: err})
+		a.ail(Beside, err)
 	}
 	return nil
 }
@@ -297,16 +305,24 @@ type archiver struct {
 	ttl map[int64]int64
 
 	mu sync.Mutex
-	// state is where the confirmed line is.
+	// state is where the confirmed line is, and next what takes its place when nothing of an older timeline is left to publish;
+	// nil when nothing does.
 	state state
-	// line is the timeline that is written, and lineEnd up to where it was archived when this archiver began.
+	next  *state
+	// line is the timeline that is written, and lineEnd up to where the repository has it, whoever wrote it.
 	line    repository.Timeline
 	lineEnd history.Revision
+	// reading is what the watch that is open gives.
+	reading reading
+	// ill are the parts that have trouble.
+	ill map[Part]bool
 	// lastSnapshot is when the last one began; renewed is when others were shown last that this archiver is alive.
 	lastSnapshot, renewed time.Time
 
-	// seen is what the cluster had at a time: a revision, and no later one.
+	// seen is what the cluster had at a time: a revision, and no later one. It is of the life that is read.
 	seen seen
+	// words are what archivers said of that before this one began.
+	words []seen
 
 	// proved tells that the line was held against the repository: what is on the disk can be older or newer than that. It and
 	// broken belong to the goroutine that reads the cluster.
@@ -324,7 +340,7 @@ var errSuperseded = errors.New("another archiver writes this timeline")
 
 // begin waits for the store and for leave to write.
 func (a *archiver) begin(ctx context.Context) error {
-	return a.retry(ctx, func() error {
+	err := a.retry(ctx, Beginning, func() error {
 		if _, err := a.repo.Enrolled(ctx, a.writer.Public().Fingerprint(), repository.RoleBackup); err != nil {
 			return fmt.Errorf("signing key of this host: %w", err)
 		}
@@ -333,10 +349,14 @@ func (a *archiver) begin(ctx context.Context) error {
 		}
 		return a.lookForMissing(ctx)
 	})
+	if err == nil {
+		a.well(Beginning)
+	}
+	return err
 }
 
 // retry tries until there is no error, the error is final, or ctx ends.
-func (a *archiver) retry(ctx context.Context, try func() error) error {
+func (a *archiver) retry(ctx context.Context, part Part, try func() error) error {
 	for pause := time.Second; ; pause = min(2*pause, mostPause) {
 		err := try()
 		if err == nil || final(err) {
@@ -345,7 +365,7 @@ func (a *archiver) retry(ctx context.Context, try func() error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		a.Observe(Event{Trouble: err})
+		a.ail(part, err)
 		if !wait(ctx, pause) {
 			return context.Cause(ctx)
 		}
@@ -421,8 +441,10 @@ func (a *archiver) progress() *Progress {
 	p := &Progress{Waiting: a.spool.waiting()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p.Timeline, p.Revision = a.state.Timeline, a.state.Position.Revision
-	p.Read, p.AsOf = max(a.seen.revision, p.Revision), a.seen.at
+	p.Timeline, p.Revision, p.AsOf, p.Read = a.line, a.lineEnd, a.asOf(), a.lineEnd
+	if p.Awaits = a.reading != onTheLine; !p.Awaits {
+		p.Read = max(p.Read, a.seen.revision)
+	}
 	return p
 }
 
@@ -432,7 +454,7 @@ var errDrain = errors.New("the store did not take everything in time; it stays i
 // forget drops what another archiver has written already.
 func (a *archiver) forget() error {
 	a.mu.Lock()
-	a.state = state{}
+	a.state, a.next = state{}, nil
 	a.mu.Unlock()
 	return errors.Join(a.spool.clear(), a.saveState())
 }

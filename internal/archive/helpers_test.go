@@ -246,8 +246,10 @@ func (r *running) String() string {
 			text += fmt.Sprintf("merged %d to %s, level %d\n", e.Merged.Inputs, e.Merged.Segment.Range(), e.Merged.Segment.Level)
 		case e.Progress != nil || e.Ended != nil:
 			text += fmt.Sprintf("progress %+v, ended %+v\n", e.Progress, e.Ended)
+		case e.Well != "":
+			text += fmt.Sprintf("well again: %s\n", e.Well)
 		default:
-			text += fmt.Sprintf("trouble %v, new timeline %v\n", e.Trouble, e.NewTimeline)
+			text += fmt.Sprintf("trouble of %s: %v, new timeline %v\n", e.Part, e.Trouble, e.NewTimeline)
 		}
 	}
 	return text

@@ -60,14 +60,14 @@ func (a *archiver) keep(ctx context.Context) error {
 			why = fmt.Sprintf("the last one is older than %s", a.SnapshotEvery)
 		}
 		if why != "" {
-			if _, err := a.snapshot(ctx, Wanted{}, why); err != nil && ctx.Err() == nil {
-				a.Observe(Event{Trouble: fmt.Errorf("snapshot that is due: %w", err)})
+			if _, err := a.snapshot(ctx, Wanted{}, why); err != nil {
+				a.trouble(ctx, fmt.Errorf("snapshot that is due: %w", err))
 			}
 		}
 		if time.Since(hashed) >= a.HashEvery {
 			hashed = time.Now()
-			if err := a.hash(ctx); err != nil && ctx.Err() == nil {
-				a.Observe(Event{Trouble: fmt.Errorf("compare the members: %w", err)})
+			if err := a.hash(ctx); err != nil {
+				a.trouble(ctx, fmt.Errorf("compare the members: %w", err))
 			}
 		}
 	}

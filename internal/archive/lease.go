@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,19 @@ type horizon struct {
 	lease repository.Lease
 	// last is the segment with the last revision, nil when there is none.
 	last *repository.Segment
+	// words are what the newest leases say of times, oldest first.
+	words []seen
+}
+
+// mostWords is how many leases are read for what they say of times: the last one may say nothing.
+const mostWords = 5
+
+// take takes note of what a lease says.
+func (h *horizon) take(l repository.Lease) {
+	if h.lease = l; !l.AsOf.IsZero() {
+		h.words = append(h.words, seen{l.Revision, l.AsOf})
+		h.words = slices.Clone(h.words[max(0, len(h.words)-mostWords):]) // an earlier look keeps its own
+	}
 }
 
 // end is up to where the line is archived.
@@ -115,12 +129,14 @@ func (a *archiver) newestLine(ctx context.Context) (repository.Timeline, error) 
 // look reads the horizon anew, with listings of all leases and segments of the line.
 func (a *archiver) look(ctx context.Context, line repository.Timeline) (horizon, error) {
 	h := horizon{timeline: line}
-	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, repository.ID{}, 1)
+	leases, _, err := a.repo.Leases(ctx, a.Cluster, line, repository.ID{}, mostWords)
 	if err != nil {
 		return h, err
 	}
-	if len(leases) > 0 && leases[0].Err == nil {
-		h.lease = leases[0].Note
+	for _, read := range leases {
+		if h.lease = (repository.Lease{}); read.Err == nil {
+			h.take(read.Note)
+		}
 	}
 	h.last, err = a.repo.LastSegment(ctx, a.Cluster, line)
 	return h, err
@@ -136,7 +152,8 @@ func (a *archiver) lookAgain(ctx context.Context, h horizon) (_ horizon, claims 
 	}
 	for _, read := range leases {
 		if read.Err == nil && read.Note.Session != a.session {
-			h.lease, claims = read.Note, append(claims, read.Note)
+			h.take(read.Note)
+			claims = append(claims, read.Note)
 		}
 	}
 	if h.last == nil {
@@ -208,11 +225,8 @@ func (a *archiver) awaitLease(ctx context.Context) error {
 
 // begun tells that this archiver has the lease.
 func (a *archiver) begun(h horizon, before *Holder) {
-	b := Begun{Timeline: h.timeline, Revision: h.end(), Before: before}
 	a.mu.Lock()
-	if a.state.Timeline == h.timeline {
-		b.Revision = max(b.Revision, a.state.Position.Revision)
-	}
+	b := Begun{Timeline: h.timeline, Revision: max(h.end(), a.lineEnd), Before: before}
 	a.mu.Unlock()
 	a.Observe(Event{Begun: &b})
 }
@@ -248,7 +262,19 @@ func (a *archiver) awaitQuiet(ctx context.Context, h horizon) (horizon, error) {
 // claim puts a lease and looks whether others did so at the same moment: then the one with the first id has it.
 func (a *archiver) claim(ctx context.Context, h horizon) (won bool, _ horizon, err error) {
 	a.mu.Lock()
-	a.line, a.lineEnd = h.timeline, h.end()
+	if a.line != h.timeline {
+		a.seen = seen{} // it was of the other one
+	}
+	a.line, a.lineEnd, a.reading = h.timeline, h.end(), onTheLine
+	if a.state.Timeline == a.line {
+		a.lineEnd = max(a.lineEnd, a.state.Position.Revision)
+	}
+	a.words = h.words
+	for _, word := range h.words {
+		if word.revision >= a.seen.revision && word.at.After(a.seen.at) {
+			a.seen = word
+		}
+	}
 	a.mu.Unlock()
 	own, err := a.putLease(ctx, false)
 	if err != nil {
@@ -286,6 +312,15 @@ type seen struct {
 	at       time.Time
 }
 
+// asOf is a time at which the cluster had what is stored of the line, and nothing after it; zero when that is not known. The lock
+// is held.
+func (a *archiver) asOf() time.Time {
+	if a.reading == elsewhere || a.seen.revision != a.lineEnd {
+		return time.Time{}
+	}
+	return a.seen.at
+}
+
 // renewLease shows that this archiver is alive when nothing else does, and tells from time to time how far it is.
 func (a *archiver) renewLease(ctx context.Context) {
 	every := max(min(renewEvery, a.Takeover/3), 100*time.Millisecond)
@@ -300,21 +335,17 @@ func (a *archiver) renewLease(ctx context.Context) {
 		if !due {
 			continue
 		}
-		if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
-			a.Observe(Event{Trouble: err})
+		if _, err := a.putLease(ctx, false); err == nil && a.spool.waiting() == 0 {
+			a.well(Storing)
+		} else if err != nil && ctx.Err() == nil {
+			a.ail(Storing, err)
 		}
 	}
 }
 
 func (a *archiver) putLease(ctx context.Context, released bool) (repository.Lease, error) {
 	a.mu.Lock()
-	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.line, Revision: a.lineEnd, Session: a.session, Release: released}
-	if a.state.Timeline == a.line {
-		lease.Revision = max(lease.Revision, a.state.Position.Revision)
-	}
-	if a.seen.revision == lease.Revision {
-		lease.AsOf = a.seen.at
-	}
+	lease := repository.Lease{Cluster: a.Cluster, Timeline: a.line, Revision: a.lineEnd, AsOf: a.asOf(), Session: a.session, Release: released}
 	a.mu.Unlock()
 	lease, err := a.repo.PutLease(ctx, a.writer, lease)
 	if err != nil {
@@ -331,7 +362,7 @@ func (a *archiver) release(parent context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), releaseTime)
 	defer cancel()
 	if _, err := a.putLease(ctx, true); err != nil {
-		a.Observe(Event{Trouble: err})
+		a.ail(Beside, err)
 	}
 }
 

@@ -24,7 +24,7 @@ func (a *archiver) capture(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, errFull) && !a.spool.awaiting():
-			a.Observe(Event{Trouble: err})
+			a.ail(Reading, err)
 			if err := a.spool.await(ctx); err != nil {
 				return err
 			}
@@ -32,7 +32,7 @@ func (a *archiver) capture(ctx context.Context) error {
 		case final(err):
 			return err
 		}
-		a.Observe(Event{Trouble: err})
+		a.ail(partOf(err), err)
 		a.noteBroken(err)
 		if time.Since(began) > time.Minute {
 			pause = time.Second
@@ -87,6 +87,20 @@ func (s stand) since() time.Time {
 		return s.archived.LastTime
 	}
 	return s.at.Time
+}
+
+// since is the last time at which anybody knew that nothing came after what is in segments, or when the last of that came about;
+// zero when neither is known. What clocks say that are ahead of this one does not count.
+func (a *archiver) since(s stand, now time.Time) time.Time {
+	since := s.since()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, word := range append(a.words[:len(a.words):len(a.words)], a.seen) {
+		if word.revision <= s.segmented() && word.at.After(since) && !word.at.After(now) {
+			since = word.at
+		}
+	}
+	return since
 }
 
 // stand finds out where the line stands. It is asked before a member is, so that nothing which is archived meanwhile is held
@@ -186,6 +200,7 @@ func (a *archiver) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	asked := time.Now().UTC()
 	chosen, err := a.choose(ctx)
 	if err != nil {
 		return err
@@ -206,7 +221,7 @@ func (a *archiver) watch(ctx context.Context) error {
 		}
 		a.Observe(Event{NewTimeline: v.why})
 	}
-	return a.beginAnew(ctx, chosen, s, v)
+	return a.beginAnew(ctx, chosen, s, v, asked)
 }
 
 // Why an archive begins with a snapshot.
@@ -247,7 +262,8 @@ func (a *archiver) noteBroken(err error) {
 func (a *archiver) resume() (at position, timeline repository.Timeline, before history.Revision) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d, before, found := a.spool.end(); found && d.Segment.Timeline == a.line {
+	if d, before, found := a.spool.end(); found && d.Segment.Timeline == a.line &&
+		(a.state.Timeline != a.line || d.End.Revision > a.state.Position.Revision) {
 		return d.End, a.line, before
 	}
 	if a.state.Timeline == a.line {
@@ -300,7 +316,7 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdi
 		return verdict{}, err
 	}
 	defer events.Close()
-	j := joint{there: events.Current(), since: s.since(), opened: time.Now().UTC(), skip: s.segmented()}
+	j := joint{there: events.Current(), opened: time.Now().UTC(), skip: s.segmented()}
 	first, err := a.sameLine(ctx, events, at)
 	if errors.As(err, &compacted) {
 		return verdict{why: err}, nil
@@ -316,7 +332,10 @@ func (a *archiver) goOn(ctx context.Context, c member.Candidate, s stand) (verdi
 		return verdict{}, err
 	}
 	a.proved = true
+	a.reads(onTheLine)
+	j.since = a.since(s, j.opened)
 	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: at.Revision + 1, Behind: int64(j.there - at.Revision)}})
+	a.well(Reading, Covering)
 	at.Time = j.since
 	return verdict{}, a.read(ctx, a.newPacker(c, at, false), events, first, j)
 }
@@ -334,10 +353,7 @@ func (a *archiver) sameLine(ctx context.Context, events *capture.Events, at posi
 		if len(batch.Events) == 0 {
 			continue
 		}
-		n := 0
-		for n < len(batch.Events) && batch.Events[n].Revision == at.Revision {
-			n++
-		}
+		n := upTo(batch.Events, at.Revision)
 		if markOf(batch.Events[:n]) != at.Mark {
 			return batch, errOtherEvents
 		}
@@ -358,6 +374,9 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 		}
 	})
 	err := p.take(first, j)
+	if err == nil && !first.Arrived.IsZero() {
+		p.heard(first)
+	}
 	if err == nil {
 		err = p.pump(ctx, events, j)
 	}
@@ -367,92 +386,4 @@ func (a *archiver) read(ctx context.Context, p *packer, events *capture.Events, 
 		return packed
 	}
 	return err
-}
-
-// beginAnew covers the cluster with a snapshot from now on: the watch is opened first, so that nothing is between the two.
-func (a *archiver) beginAnew(ctx context.Context, c member.Candidate, s stand, v verdict) error {
-	events, err := capture.OpenEvents(ctx, c.Client, c.Status.Revision+1, capture.EventsOptions{ClusterID: c.Status.ClusterID, Term: c.Status.RaftTerm})
-	if err != nil {
-		return err
-	}
-	defer events.Close()
-	j := joint{there: events.Current(), since: s.since(), opened: time.Now().UTC()}
-	if v.otherLife {
-		j.since = time.Time{}
-	}
-	if err := a.spool.undecided(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var covering sync.WaitGroup
-	covered := false
-	defer func() {
-		if covering.Wait(); covered {
-			a.proved, a.broken = true, broken{}
-		}
-	}()
-	covering.Go(func() {
-		err := a.cover(ctx, c, s, v)
-		if covered = err == nil; !covered {
-			cancel(err)
-		}
-	})
-	a.Observe(Event{Watching: &Watching{Endpoint: c.Client.Endpoint(), Role: c.Role, From: c.Status.Revision + 1}})
-	begin := position{Revision: c.Status.Revision, ClusterID: c.Status.ClusterID.String(), Term: c.Status.RaftTerm, Time: j.since}
-	err = a.read(ctx, a.newPacker(c, begin, true), events, capture.Batch{}, j)
-	if errors.Is(err, errFull) {
-		// Nothing of it can be sent before the snapshot tells where it belongs.
-		covering.Wait()
-	}
-	cancel(err)
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	return err
-}
-
-// cover takes the snapshot that a new part of the line begins with, and says what is missing before it.
-func (a *archiver) cover(ctx context.Context, c member.Candidate, s stand, v verdict) error {
-	m, err := a.snapshot(ctx, Wanted{NewTimeline: v.otherLife, Prompt: true}, v.why.Error())
-	if err != nil {
-		return err
-	}
-	if m.Source.ClusterID != c.Status.ClusterID.String() || m.Content.Revision < c.Status.Revision {
-		return fmt.Errorf("the snapshot is of etcd cluster %s at revision %d, the watch of %s at %d",
-			m.Source.ClusterID, m.Content.Revision, c.Status.ClusterID, c.Status.Revision)
-	}
-	if first, reached := m.Point().First, s.reached(); reached > 0 && m.Timeline == s.timeline && first > reached+1 {
-		gap := repository.Gap{Cluster: a.Cluster, Timeline: m.Timeline, First: reached + 1, Last: first - 1, Noticed: time.Now(), Reason: v.why.Error()}
-		if gap, err = a.repo.PutGap(ctx, a.writer, gap); err != nil {
-			return err
-		}
-		a.Observe(Event{Gap: &gap})
-	}
-	a.covered(m)
-	if err := errors.Join(a.saveState(), a.spool.decide(m.Timeline)); err != nil {
-		return err
-	}
-	// Others see at once that a new timeline has its archiver; the cluster may be silent for long.
-	if _, err := a.putLease(ctx, false); err != nil && ctx.Err() == nil {
-		a.Observe(Event{Trouble: err})
-	}
-	return nil
-}
-
-// covered takes note of the snapshot that a part of the line begins with. Where nothing of an older line is left to publish,
-// the state is of its line from here on.
-func (a *archiver) covered(m repository.Manifest) {
-	_, waiting, _ := a.spool.oldest()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.NewTimeline = false // it was known, and is done
-	after := a.state.After
-	if m.Timeline != a.line {
-		after, a.line, a.lineEnd = a.line, m.Timeline, 0
-	}
-	a.state.After = after
-	if a.state.Timeline != m.Timeline && !waiting {
-		a.state = state{After: after, Auth: a.state.Auth, Timeline: m.Timeline, Position: position{Revision: m.Content.Revision, ClusterID: m.Source.ClusterID, Term: m.Content.RaftTerm, Time: m.Completed}}
-	}
 }

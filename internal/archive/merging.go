@@ -52,12 +52,6 @@ func (a *archiver) mergeAll(ctx context.Context) {
 	}
 }
 
-func (a *archiver) trouble(ctx context.Context, err error) {
-	if ctx.Err() == nil {
-		a.Observe(Event{Trouble: err})
-	}
-}
-
 // behind tells whether the store has more important things to take than merged segments.
 func (a *archiver) behind() bool { return a.spool.waiting() > a.FlushSize }
 

@@ -70,11 +70,8 @@ func (p *packer) add(events []history.Event, batch capture.Batch, from, to time.
 	if err := p.filling.Add(events, from, to); err != nil {
 		return err
 	}
-	last := events[len(events)-1].Revision
-	first := slices.IndexFunc(events, func(e history.Event) bool { return e.Revision == last })
-	p.end = position{
-		Revision: last, Mark: markOf(events[first:]), ClusterID: p.end.ClusterID, Term: batch.Term, Time: to,
-	}
+	p.end = positionAt(events, batch, p.end)
+	p.end.Time = to
 	if p.filling.Size() >= p.FlushSize {
 		select {
 		case p.due <- struct{}{}:
@@ -139,7 +136,7 @@ func (p *packer) spoolSegment(b *segment.Builder, end position, since time.Time)
 	leases := p.leases(b.LeaseIDs())
 	recipients, trouble := p.sealing.recipients()
 	if trouble != nil {
-		p.Observe(Event{Trouble: fmt.Errorf("a segment will stay unmerged: %w", trouble)})
+		p.ail(Beside, fmt.Errorf("a segment will stay unmerged: %w", trouble))
 	}
 	d := draft{End: end, Begins: p.begins}
 	p.begins = false
@@ -247,8 +244,9 @@ type joint struct {
 // take packs one batch without what is archived already.
 func (p *packer) take(batch capture.Batch, j joint) error {
 	events := batch.Events
-	for len(events) > 0 && events[0].Revision <= j.skip {
-		events = events[1:]
+	if n := upTo(events, j.skip); n > 0 {
+		p.pass(events[:n], batch)
+		events = events[n:]
 	}
 	old := 0
 	for old < len(events) && events[old].Revision <= j.there {
@@ -267,6 +265,34 @@ func (p *packer) take(batch capture.Batch, j joint) error {
 		return p.add(events[old:], batch, batch.Arrived, batch.Arrived)
 	}
 	return nil
+}
+
+// upTo counts the events at the begin that are not after a revision.
+func upTo(events []history.Event, r history.Revision) (n int) {
+	for n < len(events) && events[n].Revision <= r {
+		n++
+	}
+	return n
+}
+
+// pass goes over events that are stored already: the line is at their end, as far as this archiver is concerned.
+func (p *packer) pass(events []history.Event, batch capture.Batch) {
+	p.mu.Lock()
+	p.end = positionAt(events, batch, p.end)
+	end := p.end
+	p.mu.Unlock()
+	p.archiver.mu.Lock()
+	defer p.archiver.mu.Unlock()
+	if p.state.Timeline == p.line && p.reading == onTheLine && end.Revision > p.state.Position.Revision {
+		p.state.Position = end
+	}
+}
+
+// positionAt is the position at the end of events, with the time of the one before.
+func positionAt(events []history.Event, batch capture.Batch, before position) position {
+	last := events[len(events)-1].Revision
+	first := slices.IndexFunc(events, func(e history.Event) bool { return e.Revision == last })
+	return position{Revision: last, Mark: markOf(events[first:]), ClusterID: before.ClusterID, Term: batch.Term, Time: before.Time}
 }
 
 // pump takes batches out of a watch until it ends.

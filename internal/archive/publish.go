@@ -31,9 +31,9 @@ func (a *archiver) publishAll(ctx context.Context, read <-chan struct{}) error {
 				continue
 			}
 		}
-		if err := a.retry(ctx, func() error { return a.publish(ctx) }); err != nil {
+		if err := a.retry(ctx, Storing, func() error { return a.publish(ctx) }); err != nil {
 			if ctx.Err() != nil {
-				a.Observe(Event{Trouble: err}) // it is in the spool, and the next run goes on there
+				a.ail(Storing, err) // it is in the spool, and the next run goes on there
 				return nil
 			}
 			return err
@@ -99,14 +99,25 @@ func (a *archiver) publish(ctx context.Context) (err error) {
 		return err
 	}
 	a.mu.Lock()
-	a.state.Timeline, a.state.Position = stored.Timeline, d.End
-	a.renewed = time.Now()
+	// A snapshot can have come further than what was read before it.
+	if stored.Timeline != a.state.Timeline || d.End.Revision > a.state.Position.Revision {
+		a.state.Timeline, a.state.Position = stored.Timeline, d.End
+	}
+	if stored.Timeline == a.line {
+		a.lineEnd = max(a.lineEnd, stored.Last)
+	}
+	// A segment tells of itself only when it was seen live that nothing came after it; of another a lease soon does.
+	if a.renewed = time.Now(); !stored.Exact {
+		a.renewed = time.Time{}
+	}
 	a.mu.Unlock()
 	if err := a.spool.remove(d); err != nil {
-		a.Observe(Event{Trouble: err}) // the repository has it; what is left goes with the next start
+		a.ail(Beside, err) // the repository has it; what is left goes with the next start
 	}
+	a.adopt()
 	a.merger.Add(stored)
 	a.Observe(Event{Stored: &Stored{Segment: stored, Waiting: a.spool.waiting(), Lag: max(0, time.Since(d.Segment.Started))}})
+	a.well(Storing)
 	return nil
 }
 

@@ -81,8 +81,8 @@ func (a *archiver) askAgain(ctx context.Context) error {
 		switch {
 		case errors.Is(err, repository.ErrRevoked), errors.Is(err, repository.ErrNotEnrolled):
 			return fmt.Errorf("signing key of this host: %w", err)
-		case err != nil && ctx.Err() == nil:
-			a.Observe(Event{Trouble: fmt.Errorf("ask who may read and sign: %w", err)})
+		case err != nil:
+			a.trouble(ctx, fmt.Errorf("ask who may read and sign: %w", err))
 		}
 	}
 	return nil

@@ -231,3 +231,29 @@ func TestRun(t *testing.T) {
 		t.Errorf("the folder is not %s", want)
 	}
 }
+
+// TestTrackerTrouble: trouble of one part of an archiver is not over because another part goes on.
+func TestTrackerTrouble(t *testing.T) {
+	var k Tracker
+	k.Start("prod")
+	for _, step := range []struct {
+		event archive.Event
+		want  string
+	}{
+		{archive.Event{Trouble: errors.New("no member"), Part: archive.Reading}, "no member"},
+		{stored(1, 2, time.Now()), "no member"},
+		{archive.Event{Trouble: errors.New("no space"), Part: archive.Storing}, "no member"},
+		{archive.Event{Progress: &archive.Progress{}}, "no member"},
+		{archive.Event{Well: archive.Reading}, "no space"},
+		{archive.Event{Trouble: errors.New("no merge"), Part: archive.Beside}, "no space"},
+		{archive.Event{Watching: &archive.Watching{From: 3}}, "no space"},
+		{archive.Event{Well: archive.Storing}, ""},
+		{archive.Event{Trouble: errors.New("no merge"), Part: archive.Beside}, "no merge"},
+		{archive.Event{Progress: &archive.Progress{}}, ""},
+	} {
+		k.Observe(step.event)
+		if s := k.State(); s.Error != step.want {
+			t.Errorf("after %+v it says %q, want %q", step.event, s.Error, step.want)
+		}
+	}
+}

@@ -18,6 +18,9 @@ const silence = 3 * 5 * time.Second
 type Tracker struct {
 	mu    sync.Mutex
 	state api.Archive
+	// troubles are those of each part of the archiver that has one. That of "" is of the archiver before, and ends when this one has
+	// come somewhere, as does what is beside.
+	troubles map[archive.Part]string
 	// current is the highest revision that the cluster is known to have, heard when the member said something last.
 	current history.Revision
 	heard   time.Time
@@ -31,6 +34,7 @@ func (t *Tracker) Start(cluster string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.state.Error
+	t.troubles = map[archive.Part]string{"": before}
 	t.state = api.Archive{Enabled: true, Role: api.ArchiveStandby, Cluster: cluster, Error: before}
 	t.current, t.heard, t.behind = 0, time.Time{}, time.Time{}
 }
@@ -53,8 +57,14 @@ func (t *Tracker) Observe(e archive.Event) {
 	now := time.Now()
 	switch {
 	case e.Trouble != nil:
-		t.state.Error = e.Trouble.Error()
+		if t.troubles == nil {
+			t.troubles = map[archive.Part]string{}
+		}
+		t.troubles[e.Part] = e.Trouble.Error()
+		t.state.Error = t.worst()
 		return
+	case e.Well != "":
+		delete(t.troubles, e.Well)
 	case e.Gap != nil, e.Hashes != nil:
 		return
 	case e.NewTimeline != nil:
@@ -84,7 +94,19 @@ func (t *Tracker) Observe(e archive.Event) {
 			t.at(m.Timeline, m.Content.Revision, now)
 		}
 	}
-	t.state.Error = ""
+	delete(t.troubles, "")
+	delete(t.troubles, archive.Beside)
+	t.state.Error = t.worst()
+}
+
+// worst is the trouble that matters most; "" when there is none.
+func (t *Tracker) worst() string {
+	for _, part := range []archive.Part{archive.Beginning, archive.Reading, archive.Covering, archive.Storing, archive.Beside, ""} {
+		if trouble := t.troubles[part]; trouble != "" {
+			return trouble
+		}
+	}
+	return ""
 }
 
 // at says up to where a timeline is archived.

@@ -93,7 +93,7 @@ func (a *app) runArchive(ctx context.Context, repo *repository.Repository, clien
 	}
 	a.limitMemory(archiveMemory)
 	o.Dir = archiver.Folder(home, repo, o.Cluster)
-	log := archiveLog{app: a, json: f.output == "json", quiet: f.quiet, troubled: map[string]time.Time{}}
+	log := archiveLog{app: a, json: f.output == "json", quiet: f.quiet, troubled: map[archive.Part]map[string]time.Time{}}
 	o.Observe = log.say
 	err = archiver.Run(ctx, repo, writer, archive.Fixed(clients), o, pace)
 	switch {
@@ -125,9 +125,12 @@ func (a *app) limitMemory(bytes int64) {
 type archiveLog struct {
 	*app
 	json, quiet bool
-	// troubled is when each kind of trouble was told last; a store that is away gives one line each minute, and one when it is
-	// back.
-	troubled map[string]time.Time
+	// troubled is when each kind of trouble of a part was told last; a store that is away gives one line each minute, and one when
+	// it is back.
+	troubled map[archive.Part]map[string]time.Time
+	// watching is what was told last of what is read, and when: a snapshot that fails is tried again every few seconds.
+	watching     string
+	watchingTold time.Time
 }
 
 // archiveLine is one line of archive --output json; docs/contracts/repository.md has the form.
@@ -144,29 +147,55 @@ func (l *archiveLog) say(e archive.Event) {
 	now := time.Now()
 	line := archiveLineOf(e, now)
 	line.Time = now.UTC().Truncate(time.Millisecond)
-	if e.Stored != nil && len(l.troubled) > 0 && !l.json {
-		clear(l.troubled)
-		fmt.Fprintf(l.Stderr, "%s  all is well again: segments are stored; %s wait\n", line.Time.Format("2006-01-02T15:04:05Z"), humanize.Bytes(uint64(e.Stored.Waiting)))
+	if delete(l.troubled, e.Well); e.Well != "" && l.allWell() {
+		line.Text = "all is well again: " + line.Text
 	}
 	switch {
 	case l.json:
 		_ = json.NewEncoder(l.Stdout).Encode(line)
-	case e.Trouble != nil && l.toldOf(e.Trouble, now):
+	case e.Trouble != nil && l.toldOf(e.Part, e.Trouble, now):
+	case e.Watching != nil && e.Watching.Why != nil && line.Text == l.watching && now.Sub(l.watchingTold) < time.Minute:
 	case (e.Stored != nil || e.Merged != nil) && (l.quiet || !terminal(l.Stderr)), e.Progress != nil && l.quiet:
 		// One each second is for a person who looks on; a log has one each minute.
 	default:
+		if e.Watching != nil {
+			l.watching, l.watchingTold = line.Text, now
+		}
 		fmt.Fprintf(l.Stderr, "%s  %s\n", line.Time.Format("2006-01-02T15:04:05Z"), line.Text)
 	}
 }
 
-// toldOf tells whether trouble of that kind, by its first words, was told within a minute.
-func (l *archiveLog) toldOf(trouble error, now time.Time) bool {
+// toldOf tells whether trouble of that kind, by its first words, was told within a minute. What the archive goes on without is not
+// awaited to be over.
+func (l *archiveLog) toldOf(part archive.Part, trouble error, now time.Time) bool {
+	told := l.troubled[part]
+	if told == nil {
+		told = map[string]time.Time{}
+	}
 	kind, _, _ := strings.Cut(trouble.Error(), ":")
-	if last, found := l.troubled[kind]; found && now.Sub(last) < time.Minute {
+	if last, found := told[kind]; found && now.Sub(last) < time.Minute {
 		return true
 	}
-	l.troubled[kind] = now
+	told[kind], l.troubled[part] = now, told
 	return false
+}
+
+// allWell tells whether no part that is told of when it goes on has trouble.
+func (l *archiveLog) allWell() bool {
+	for part := range l.troubled {
+		if part != archive.Beside {
+			return false
+		}
+	}
+	return true
+}
+
+// wellText says of each part that it goes on.
+var wellText = map[archive.Part]string{
+	archive.Beginning: "the repository and the cluster answer",
+	archive.Reading:   "the cluster is read",
+	archive.Covering:  "there is nothing that a snapshot has to cover",
+	archive.Storing:   "what was read is stored",
 }
 
 // progressText says how far an archive is, in a few words.
@@ -176,6 +205,8 @@ func progressText(p *archive.Progress, now time.Time) string {
 	}
 	text := fmt.Sprintf("everything up to revision %s is stored", p.Revision)
 	switch {
+	case p.Awaits:
+		text += "; what came after it waits for a snapshot"
 	case p.Waiting > 0:
 		text += fmt.Sprintf(", up to %s is read; %s wait for the store", p.Read, humanize.Bytes(uint64(p.Waiting)))
 	case p.AsOf.IsZero():
@@ -193,6 +224,10 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 	switch {
 	case e.Watching != nil:
 		w := e.Watching
+		if w.Why != nil {
+			set("watching", int64(w.From), 0, "reading %s, %s, from revision %s, while a snapshot is taken of what is before: %v", w.Endpoint, w.Role, w.From, w.Why)
+			break
+		}
 		set("watching", int64(w.From), 0, "reading %s, %s, from revision %s, %d behind", w.Endpoint, w.Role, w.From, w.Behind)
 	case e.Stored != nil:
 		s := e.Stored.Segment
@@ -226,6 +261,8 @@ func archiveLineOf(e archive.Event, now time.Time) archiveLine {
 		set("progress", 0, int64(e.Progress.Revision), "goes on: %s", progressText(e.Progress, now))
 	case e.Ended != nil:
 		set("ended", 0, int64(e.Ended.Revision), "ended: %s", progressText(e.Ended, now))
+	case e.Well != "":
+		set("well", 0, 0, "%s", wellText[e.Well])
 	default:
 		set("trouble", 0, 0, "%v", e.Trouble)
 	}

@@ -168,8 +168,10 @@ type listedArchive struct {
 	Covered []listedWindow `json:"covered"`
 	Holes   []listedHole   `json:"holes"`
 	// Orphans are revisions in segments that no snapshot leads to.
-	Orphans  []listedRange `json:"orphans"`
-	Segments int           `json:"segments"`
+	Orphans []listedRange `json:"orphans"`
+	// Unseen are revisions that can be restored by number only, as nobody saw when each of them came about.
+	Unseen   []listedUnseen `json:"unseen"`
+	Segments int            `json:"segments"`
 	// Newest is the last revision that can be restored; until AsOf nothing came after it.
 	Newest int64  `json:"newest-revision"`
 	AsOf   string `json:"as-of,omitempty"`
@@ -234,7 +236,7 @@ type listedHashes struct {
 // listed puts what is known into the form of the list.
 func (l archivedLine) listed() *listedArchive {
 	t := l.line
-	a := &listedArchive{Covered: []listedWindow{}, Holes: []listedHole{}, Orphans: listedRanges(t.Orphans), Segments: len(t.Segments), Newest: int64(t.Last())}
+	a := &listedArchive{Covered: []listedWindow{}, Holes: []listedHole{}, Orphans: listedRanges(t.Orphans), Unseen: []listedUnseen{}, Segments: len(t.Segments), Newest: int64(t.Last())}
 	for _, r := range t.Covered {
 		a.Covered = append(a.Covered, listedWindow{
 			First: int64(r.First), Last: int64(r.Last), From: coverage.Stamp(t.When(r.First).To), To: coverage.Stamp(t.When(r.Last).To), Archived: t.Archived(r),
@@ -242,6 +244,10 @@ func (l archivedLine) listed() *listedArchive {
 	}
 	for _, h := range l.holes {
 		a.Holes = append(a.Holes, listedHole{First: int64(h.First), Last: int64(h.Last), Cause: h.Cause, Reason: h.Reason, Since: coverage.Stamp(h.Since)})
+	}
+	unseen, _ := t.Unseen(mostUnseen)
+	for _, u := range unseen {
+		a.Unseen = append(a.Unseen, listedUnseen{First: int64(u.First), Last: int64(u.Last), From: stampOr(u.From), To: stampOr(u.To), Part: u.Part})
 	}
 	if !t.AsOf.IsZero() {
 		a.AsOf = coverage.Stamp(t.AsOf)
@@ -276,15 +282,27 @@ type sign struct {
 	released, copied bool
 }
 
-// lastSign is the last sign of life of an archiver, or of who copied: a lease, or a segment.
+// lastSign is the last sign of life of an archiver, or of who copied: a lease, or a segment, also one that was merged by now. Who
+// signs a merged one need not be who archived; that somebody did is sure, when its last revision came at the earliest.
 func (l archivedLine) lastSign() (last sign) {
 	if l.lease != nil {
 		last = sign{l.lease.Signer, l.lease.Revision, l.lease.ID.Time, l.lease.Release, l.lease.Copied != nil}
 	}
 	for _, s := range l.line.Segments {
+		if s.Last <= last.revision {
+			continue
+		}
 		copied := s.Source.Copied != nil
-		if (copied || s.Level == repository.SegmentLive) && s.Last > last.revision {
+		if copied || s.Level == repository.SegmentLive {
 			last = sign{s.Signer, s.Last, s.Completed, false, copied}
+			continue
+		}
+		last.revision, last.released = s.Last, false
+		if s.LastTime.After(last.seen) {
+			last.seen = s.LastTime
+		}
+		if last.signer == "" {
+			last.signer = s.Signer
 		}
 	}
 	return last
@@ -472,6 +490,9 @@ func (l archivedLine) stands(now time.Time) (lines [][2]string) {
 		say("members", "agree at revision %s, %s", h.Revision, ago(now.Sub(h.Taken)))
 	} else if h != nil {
 		say("members", "SUSPECT: they differ at revision %s, %s: %s", h.Revision, ago(now.Sub(h.Taken)), l.suspects())
+	}
+	for _, line := range l.unseen() {
+		say("unseen", "%s", line)
 	}
 	if n := len(t.Snapshots); n > 0 {
 		m := t.Snapshots[n-1]

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -108,6 +109,7 @@ archive of cluster prod, timeline 00000000000000aa
   newest     revision 40; nothing came after it until 2026-11-22T11:59:00.000Z, 1m ago
   archiver   signer abababababababab, last heard of at revision 51, just now
   members    SUSPECT: they differ at revision 38, 5m ago: etcd-1 (a2)
+  unseen     revision 31 by --revision only: nobody saw when between 2026-11-22T10:00:00.000Z and 2026-11-22T11:00:00.000Z
   accounts   users, roles and members are known as of revision 31, 1h ago
   proven     up to revision 36, 1m ago
   proven     NOT: a drill of revision 33 failed, 1h ago
@@ -136,7 +138,7 @@ archive of cluster prod, timeline 00000000000000aa
 	}
 	for _, says := range []string{
 		`"covered":[{"first":1,"last":20,"from":"2026-11-22T09:00:00.000Z","to":"2026-11-22T10:00:00.000Z","archived":true},`, `"cause":"lost","reason":"compacted","since":"2026-11-22T11:00:00.000Z"`,
-		`"orphans":[{"first":50,"last":51}],"segments":3,"newest-revision":40`, `"accounts-revision":31`, `"equal":false,"suspects":["a2"]`, `"proven-revision":36`,
+		`"orphans":[{"first":50,"last":51}],"unseen":[{"first":1,"last":10,"to":"2026-11-22T09:00:00.000Z"},{"first":31,`, `"segments":3,"newest-revision":40`, `"accounts-revision":31`, `"equal":false,"suspects":["a2"]`, `"proven-revision":36`,
 	} {
 		if !strings.Contains(string(listed), says) {
 			t.Errorf("JSON lacks %s: %s", says, listed)
@@ -198,7 +200,7 @@ func TestArchiveLog(t *testing.T) {
 		out, talk   int
 	}{{talk: 5}, {json: true, out: 6}, {quiet: true, talk: 3}} {
 		var out, talk bytes.Buffer
-		log := archiveLog{&app{Environment: Environment{Stdout: &out, Stderr: &talk}}, tt.json, tt.quiet, map[string]time.Time{}}
+		log := archiveLog{app: &app{Environment: Environment{Stdout: &out, Stderr: &talk}}, json: tt.json, quiet: tt.quiet, troubled: map[archive.Part]map[string]time.Time{}}
 		for _, e := range events {
 			log.say(e)
 		}
@@ -251,6 +253,139 @@ func TestMomentUsage(t *testing.T) {
 	} {
 		if code, out, talk := invoke(t, "holdfast", t.TempDir(), strings.Fields(line+" --repo file:///nonexistent")...); code != 2 || out != "" || !strings.Contains(talk, says) {
 			t.Errorf("%s: exit code %d, %s%s", line, code, out, fmt.Sprintf("%q", talk))
+		}
+	}
+}
+
+// TestArchiveProgressText: no more is said than is known.
+func TestArchiveProgressText(t *testing.T) {
+	now := time.Now()
+	for want, p := range map[string]archive.Progress{
+		"nothing is stored yet":                                                             {},
+		"everything up to revision 7 is stored":                                             {Revision: 7, Read: 7},
+		"everything up to revision 7 is stored; 4s ago nothing came after it":               {Revision: 7, Read: 7, AsOf: now.Add(-4 * time.Second)},
+		"everything up to revision 7 is stored, up to 9 is read; 1.0 kB wait for the store": {Revision: 7, Read: 9, Waiting: 1000},
+		"everything up to revision 7 is stored; what came after it waits for a snapshot":    {Revision: 7, Read: 7, Awaits: true, Waiting: 1000, AsOf: now},
+	} {
+		if got := progressText(&p, now); got != want {
+			t.Errorf("%+v: %q, want %q", p, got, want)
+		}
+	}
+}
+
+// TestArchiveLogRepeats: a snapshot that is tried again and again is not told each time.
+func TestArchiveLogRepeats(t *testing.T) {
+	var out bytes.Buffer
+	l := archiveLog{app: &app{Environment: Environment{Stderr: &out}}, troubled: map[archive.Part]map[string]time.Time{}}
+	watching := func(from history.Revision, why error) {
+		l.say(archive.Event{Watching: &archive.Watching{Endpoint: "http://e", Role: "alone", From: from, Why: why}})
+	}
+	full := errors.New("far behind")
+	watching(7, full)
+	watching(7, full)
+	watching(8, full)
+	watching(8, nil)
+	watching(8, nil)
+	if got := out.String(); strings.Count(got, "while a snapshot is taken of what is before: far behind") != 2 || strings.Count(got, "0 behind") != 2 {
+		t.Errorf("it says\n%s", got)
+	}
+}
+
+// TestUnseenText: what can be reached by number only is shown, the last of it, and in JSON more.
+func TestUnseenText(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	at := func(minute int) time.Time { return now.Add(time.Duration(minute-60) * time.Minute) }
+	m := repository.Manifest{Timeline: testLine, Started: at(0), Completed: at(0)}
+	m.Content.Revision = 10
+	var segments []repository.Segment
+	for i := range 5 { // three revisions that nobody saw, and one that somebody did
+		first := history.Revision(11 + 4*i)
+		segments = append(segments, repository.Segment{Timeline: testLine, First: first, Last: first + 2, FirstTime: at(10 * i), LastTime: at(10*i + 1)},
+			repository.Segment{Timeline: testLine, First: first + 3, Last: first + 3, FirstTime: at(10*i + 5), LastTime: at(10*i + 5), Exact: true})
+	}
+	segments[4].Level = repository.SegmentDay
+	segments[8].First, segments[7].Last = 29, 28
+	l := archivedLine{cluster: "prod", line: coverage.Of([]repository.Manifest{m}, segments, nil)[0]}
+	var text bytes.Buffer
+	if err := writeArchives(&text, []archivedLine{l}, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{
+		"  unseen     some of revisions 19 to 21 by --revision only: nobody saw when between 2026-11-22T11:20:00.000Z and 2026-11-22T11:21:00.000Z\n",
+		"  unseen     revisions 23 to 25 by --revision only: nobody saw when between 2026-11-22T11:30:00.000Z and 2026-11-22T11:31:00.000Z\n",
+		"  unseen     revision 29 by --revision only: nobody saw when between 2026-11-22T11:40:00.000Z and 2026-11-22T11:41:00.000Z\n",
+		"  unseen     and of 2 runs before these\n",
+	} {
+		if !strings.Contains(text.String(), says) {
+			t.Errorf("it does not say %q:\n%s", says, &text)
+		}
+	}
+	listed, err := json.Marshal(l.listed().Unseen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{
+		`[{"first":1,"last":10,"to":"2026-11-22T11:00:00.000Z"},{"first":11,"last":13,"from":"2026-11-22T11:00:00.000Z","to":"2026-11-22T11:01:00.000Z"},`,
+		`{"first":19,"last":21,"from":"2026-11-22T11:20:00.000Z","to":"2026-11-22T11:21:00.000Z","part":true}`,
+	} {
+		if !strings.Contains(string(listed), says) {
+			t.Errorf("JSON lacks %s: %s", says, listed)
+		}
+	}
+}
+
+// TestLastSign: what was archived after the last lease is a sign as well, merged or not.
+func TestLastSign(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	ago := func(minutes int) time.Time { return now.Add(-time.Duration(minutes) * time.Minute) }
+	one, two := repository.Fingerprint(strings.Repeat("aa", 32)), repository.Fingerprint(strings.Repeat("bb", 32))
+	lease := &repository.Lease{Revision: 20, Signer: one, ID: repository.ID{Time: ago(30)}, Release: true}
+	live := repository.Segment{First: 21, Last: 30, Signer: two, LastTime: ago(20), Completed: ago(19)}
+	merged := live
+	merged.Level, merged.Completed = repository.SegmentHour, ago(1)
+	older := merged
+	older.LastTime = ago(40) // by another clock
+	for name, tt := range map[string]struct {
+		lease   *repository.Lease
+		segment repository.Segment
+		want    sign
+	}{
+		"released":             {lease, repository.Segment{First: 11, Last: 20, Signer: two}, sign{one, 20, ago(30), true, false}},
+		"live":                 {lease, live, sign{two, 30, ago(19), false, false}},
+		"merged":               {lease, merged, sign{one, 30, ago(20), false, false}},
+		"merged, an old clock": {lease, older, sign{one, 30, ago(30), false, false}},
+		"merged, no lease":     {nil, merged, sign{two, 30, ago(20), false, false}},
+	} {
+		l := archivedLine{lease: tt.lease, line: coverage.Timeline{Segments: []repository.Segment{tt.segment}}}
+		if got := l.lastSign(); got != tt.want {
+			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
+		}
+	}
+}
+
+// TestArchiveLogTrouble: trouble of one part is not over because another part goes on.
+func TestArchiveLogTrouble(t *testing.T) {
+	var out bytes.Buffer
+	l := archiveLog{app: &app{Environment: Environment{Stderr: &out}}, troubled: map[archive.Part]map[string]time.Time{}}
+	for _, step := range []struct {
+		event archive.Event
+		says  string
+	}{
+		{archive.Event{Part: archive.Reading, Trouble: errors.New("read events: Unavailable")}, "read events: Unavailable"},
+		{archive.Event{Part: archive.Reading, Trouble: errors.New("read events: Unavailable again")}, ""},
+		{archive.Event{Stored: &archive.Stored{}}, ""},
+		{archive.Event{Part: archive.Storing, Trouble: errors.New("put: no space")}, "put: no space"},
+		{archive.Event{Part: archive.Beside, Trouble: errors.New("merge: no space")}, "merge: no space"},
+		{archive.Event{Stored: &archive.Stored{}}, ""},
+		{archive.Event{Well: archive.Storing}, "  what was read is stored"},
+		{archive.Event{Part: archive.Storing, Trouble: errors.New("put: no space")}, "put: no space"},
+		{archive.Event{Well: archive.Reading}, "  the cluster is read"},
+		{archive.Event{Well: archive.Storing}, "  all is well again: what was read is stored"},
+	} {
+		out.Reset()
+		l.say(step.event)
+		if got := out.String(); step.says == "" && got != "" || !strings.HasSuffix(strings.TrimSuffix(got, "\n"), step.says) {
+			t.Errorf("of %+v it says %q, want %q", step.event, got, step.says)
 		}
 	}
 }

@@ -36,6 +36,7 @@ func (a *app) reach(ctx context.Context, f *repoFlags, r *resolved, t *targetFla
 	if err := r.identify(f); err != nil && !errors.Is(err, errNoKey) {
 		return err
 	}
+	r.near = target.Time
 	for {
 		if err := a.look(ctx, r); err != nil {
 			return err
@@ -204,7 +205,7 @@ func (a *app) look(ctx context.Context, r *resolved) error {
 	if err != nil {
 		return err
 	}
-	seen, err := seenOf(ctx, r.repo, r.cluster)
+	seen, err := seenOf(ctx, r.repo, r.cluster, r.near)
 	if err != nil {
 		return err
 	}

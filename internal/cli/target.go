@@ -59,8 +59,9 @@ type resolved struct {
 	repo    *repository.Repository
 	parts   chain.Parts
 	cluster string
-	// asked is the target as a person would say it.
+	// asked is the target as a person would say it, near its time; zero when it has none.
 	asked string
+	near  time.Time
 	chain coverage.Chain
 	// named tells that a snapshot was asked for by its name, so that nothing else will do.
 	named bool
@@ -204,8 +205,11 @@ func (r *resolved) pick(ctx context.Context, word string) error {
 	return nil
 }
 
-// seenOf is what the archivers of a cluster say of the ends of its timelines.
-func seenOf(ctx context.Context, repo *repository.Repository, cluster string) (seen []coverage.Seen, err error) {
+// nearLeases is how many leases after a time are read: one for every 10 quiet seconds says that nothing came since the one before.
+const nearLeases = 10
+
+// seenOf is what the archivers of a cluster say of the ends of its timelines, and of those at a time; near may be zero.
+func seenOf(ctx context.Context, repo *repository.Repository, cluster string, near time.Time) (seen []coverage.Seen, err error) {
 	archived, err := repo.ArchivedTimelines(ctx, cluster)
 	if err != nil {
 		return nil, err
@@ -216,6 +220,18 @@ func seenOf(ctx context.Context, repo *repository.Repository, cluster string) (s
 			return nil, err
 		}
 		seen = append(seen, seenBy(lease)...)
+		if near.IsZero() {
+			continue
+		}
+		leases, err := repo.LeasesFrom(ctx, cluster, line, near, nearLeases)
+		if err != nil {
+			return nil, err
+		}
+		for _, read := range leases {
+			if read.Err == nil {
+				seen = append(seen, seenBy(&read.Note)...)
+			}
+		}
 	}
 	return seen, nil
 }

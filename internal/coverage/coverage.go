@@ -29,6 +29,9 @@ type Timeline struct {
 	Orphans []history.Range
 	// AsOf is until when nothing came after the last revision, as far as is known.
 	AsOf time.Time
+
+	// seen is what archivers said beside it.
+	seen []Seen
 }
 
 // Seen is that at a time a cluster had a revision and no later one.
@@ -71,12 +74,13 @@ func Of(snapshots []repository.Manifest, segments []repository.Segment, seen []S
 		slices.SortFunc(t.Segments, func(a, b repository.Segment) int {
 			return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(b.Last, a.Last))
 		})
-		t.cover()
 		for _, s := range seen {
-			if s.Timeline == t.ID && s.Revision >= t.Last() && s.At.After(t.AsOf) {
-				t.AsOf = s.At
+			if s.Timeline == t.ID && s.Revision > 0 && !s.At.IsZero() {
+				t.seen = append(t.seen, s)
 			}
 		}
+		t.cover()
+		t.asOf()
 		list = append(list, *t)
 	}
 	slices.SortFunc(list, func(a, b Timeline) int {
@@ -99,22 +103,18 @@ func (t *Timeline) cover() {
 		stored = append(stored, history.Range{First: s.First, Last: s.Last})
 	}
 	t.Orphans = without(union(stored), t.Covered)
-	if len(t.Snapshots) > 0 {
-		if m := t.Snapshots[len(t.Snapshots)-1]; m.Content.Revision >= t.Last() && m.Source.File == nil && !m.Source.Adopted {
-			t.AsOf = m.Started
-		}
+}
+
+// asOf computes until when nothing came after the last revision: until then nothing came after it or an earlier one. That a later
+// one, which is lost, was the last one then says the opposite. What came after it came no earlier than it did.
+func (t *Timeline) asOf() {
+	if t.Last() == 0 {
+		return
 	}
-	for _, s := range t.Segments {
-		if s.Last != t.Last() {
-			continue
-		}
-		// What came after it came no earlier than it did, of which the segment tells the earliest time.
-		at := s.FirstTime
-		if s.Exact {
-			at = s.LastTime
-		}
-		if at.After(t.AsOf) {
-			t.AsOf = at
+	spans, _ := t.spans(nil, nil) // it asks nobody for times, and fails only by these
+	for _, k := range t.knots(spans) {
+		if k.revision <= t.Last() && k.notNext.After(t.AsOf) {
+			t.AsOf = k.notNext
 		}
 	}
 }

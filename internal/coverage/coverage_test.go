@@ -107,7 +107,7 @@ func TestResolve(t *testing.T) {
 		"in the future":        {Target{Time: at(115)}, 0, 0, "what is known ends at 2026-11-22T10:01:54.000Z; nearest before: revision 70"},
 		"before the first":     {Target{Time: at(8)}, 0, 0, "before everything that is stored; nearest after: revision 5"},
 		"while it was taken":   {Target{Time: at(9.5)}, 0, 0, "before everything that is stored; nearest after: revision 5"},
-		"nobody saw when":      {Target{Time: at(31)}, 0, 0, "revisions 31 to 60 came about around that time, and nobody saw when; nearest before: revision 30 at 2026-11-22T10:00:30.000Z; nearest after: revision 61 at 2026-11-22T10:01:45.000Z"},
+		"nobody saw when":      {Target{Time: at(31)}, 0, 0, "revisions 31 to 60 came about around that time, and nobody saw when (--revision reaches each of 50-60); nearest before: revision 30 at 2026-11-22T10:00:30.000Z; nearest after: revision 61 at 2026-11-22T10:01:45.000Z"},
 		"after it was taken":   {Target{Time: at(102)}, 60, 0, ""},
 		"no such timeline":     {Target{Timeline: other}, 0, 0, "nothing of timeline 00000000000000bb can be restored; of these something can: 00000000000000aa"},
 	} {
@@ -130,7 +130,7 @@ func TestTimelines(t *testing.T) {
 	more := live(21, 40, 60)
 	more.Timeline = other
 	list := Of([]repository.Manifest{young, snapshot(5, 10, 9, 10)}, []repository.Segment{more, live(11, 30, 11)},
-		[]Seen{{line, 30, at(45)}, {other, 39, at(200)}, {other, 40, at(100)}})
+		[]Seen{{line, 30, at(45)}, {other, 39, at(78.5)}, {other, 40, at(100)}})
 	if list[0].ID != line || list[1].ID != other || !list[0].AsOf.Equal(at(45)) || !list[1].AsOf.Equal(at(100)) {
 		t.Fatalf("order %s, %s, as of %s, %s", list[0].ID, list[1].ID, list[0].AsOf, list[1].AsOf)
 	}
@@ -177,6 +177,42 @@ func TestAsOf(t *testing.T) {
 	}
 	if m := list[0].moment(10, eachSecond); m.String() != "revision 10, nobody knows of when" {
 		t.Errorf("it is shown as %q", m)
+	}
+}
+
+// TestAsOfSeen: what was the last revision at a time had nothing after it then, nor had a later one; of an earlier one that says
+// nothing.
+func TestAsOfSeen(t *testing.T) {
+	late := live(31, 33, 40)
+	late.Exact = false
+	snapshots := []repository.Manifest{snapshot(5, 10, 9, 10)}
+	for name, tt := range map[string]struct {
+		segments []repository.Segment
+		seen     []Seen
+		asOf     float64
+		idle     map[float64]history.Revision // 0 is refused
+	}{
+		"of the last":   {[]repository.Segment{live(11, 30, 11)}, []Seen{{line, 30, at(50)}}, 50, map[float64]history.Revision{49: 30, 50: 0}},
+		"of one before": {[]repository.Segment{live(11, 30, 11), late}, []Seen{{line, 30, at(39)}}, 40, map[float64]history.Revision{39: 30, 39.9: 30, 40.5: 31}},
+		"of one before, after the last is said to have come": {[]repository.Segment{live(11, 30, 11), late}, []Seen{{line, 30, at(41)}}, 41,
+			map[float64]history.Revision{40.5: 30, 41.5: 32, 42: 0}},
+		"of several": {[]repository.Segment{live(11, 30, 11), late}, []Seen{{line, 33, at(60)}, {line, 30, at(38)}, {line, 10, at(10.5)}, {other, 33, at(99)}, {line, 33, time.Time{}}}, 60,
+			map[float64]history.Revision{37: 30, 10.2: 10, 59: 33, 60: 0}},
+		"of one that is lost": {[]repository.Segment{live(11, 30, 11)}, []Seen{{line, 40, at(60)}}, 30, map[float64]history.Revision{29: 29, 45: 0, 60: 0, 61: 0}},
+		"of one that is lost, and before": {[]repository.Segment{live(11, 30, 11)}, []Seen{{line, 40, at(60)}, {line, 30, at(35)}}, 35,
+			map[float64]history.Revision{34: 30, 36: 0, 61: 0}},
+		"in a hole": {[]repository.Segment{live(11, 30, 11), live(50, 60, 70)}, []Seen{{line, 40, at(60)}, {line, 30, at(35)}}, 35, map[float64]history.Revision{34: 30, 36: 0, 61: 0}},
+	} {
+		list := Of(snapshots, tt.segments, tt.seen)
+		if !list[0].AsOf.Equal(at(tt.asOf)) {
+			t.Errorf("%s: as of %s, want %s", name, Stamp(list[0].AsOf), Stamp(at(tt.asOf)))
+		}
+		for when, want := range tt.idle {
+			chain, err := Resolve(list, Target{Time: at(when)}, eachSecond)
+			if want == 0 && err == nil || want > 0 && (err != nil || chain.Revision != want) {
+				t.Errorf("%s: at %g it is revision %s, %v; want %s", name, when, chain.Revision, err, want)
+			}
+		}
 	}
 }
 

@@ -69,23 +69,34 @@ type Moment struct {
 }
 
 // String shows revision and time.
-func (m Moment) String() string {
-	if m.To.IsZero() {
-		return fmt.Sprintf("revision %s, nobody knows of when", m.First)
+func (m Moment) String() string { return "revision " + m.First.String() + m.when() }
+
+// beside is String, with the timeline unless it is the one that is talked of.
+func (m Moment) beside(timeline repository.Timeline) string {
+	if timeline == "" || m.Timeline == timeline {
+		return m.String()
 	}
-	if m.From.IsZero() {
-		return fmt.Sprintf("revision %s, not after %s", m.First, Stamp(m.To))
+	return fmt.Sprintf("revision %s of timeline %s%s", m.First, m.Timeline, m.when())
+}
+
+// when shows the time, as what follows a revision.
+func (m Moment) when() string {
+	switch {
+	case m.To.IsZero():
+		return ", nobody knows of when"
+	case m.From.IsZero():
+		return ", not after " + Stamp(m.To)
+	case m.Exact():
+		return " at " + Stamp(m.To)
 	}
-	if m.Exact() {
-		return fmt.Sprintf("revision %s at %s", m.First, Stamp(m.To))
-	}
-	return fmt.Sprintf("revision %s between %s and %s", m.First, Stamp(m.From), Stamp(m.To))
+	return fmt.Sprintf(" between %s and %s", Stamp(m.From), Stamp(m.To))
 }
 
 // Unreachable means that a target cannot be reached exactly. Before and After are the nearest moments that can be, nil when
-// there is none on that side.
+// there is none on that side. Timeline is the one that a time falls on; a moment can be of the one before or after it.
 type Unreachable struct {
 	Target        Target
+	Timeline      repository.Timeline
 	Why           string
 	Before, After *Moment
 }
@@ -95,10 +106,10 @@ func (u *Unreachable) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s cannot be reached exactly: %s", u.Target, u.Why)
 	if u.Before != nil {
-		fmt.Fprintf(&b, "; nearest before: %s", u.Before)
+		fmt.Fprintf(&b, "; nearest before: %s", u.Before.beside(u.Timeline))
 	}
 	if u.After != nil {
-		fmt.Fprintf(&b, "; nearest after: %s", u.After)
+		fmt.Fprintf(&b, "; nearest after: %s", u.After.beside(u.Timeline))
 	}
 	return b.String()
 }
@@ -156,6 +167,9 @@ func (t Timeline) Highest() (r history.Revision) {
 	r = t.Last()
 	for _, s := range t.Segments {
 		r = max(r, s.Last)
+	}
+	for _, s := range t.seen {
+		r = max(r, s.Revision)
 	}
 	return r
 }

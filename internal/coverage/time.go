@@ -2,9 +2,11 @@ package coverage
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-project/holdfast/internal/history"
@@ -13,7 +15,7 @@ import (
 
 // A timeline is a staircase: revisions go up with time. What is known of it are spans out of segments, where each revision
 // came as it was seen, and out of snapshots: the cluster had the snapshot's revision when it was completed, and no later one
-// when it was started. All bounds hold for everything below or above, since time does not go back along a timeline.
+// when it was started. And there is what archivers saw: that the cluster had a revision at a time, and no later one. All bounds hold for everything below or above, since time does not go back along a timeline.
 
 // spans gives what segments tell, ascending and disjoint. Of those that inside is true for it asks times; of others it gives
 // one span for all revisions.
@@ -92,7 +94,9 @@ func (t Timeline) knots(spans []history.Span) []knot {
 			list = append(list, knot{revision: m.Content.Revision, there: m.Completed, notNext: m.Started})
 		}
 	}
-	list = append(list, knot{revision: t.Last(), notNext: t.AsOf})
+	for _, s := range t.seen {
+		list = append(list, knot{revision: s.Revision, there: s.At, notNext: s.At})
+	}
 	slices.SortStableFunc(list, func(a, b knot) int { return cmp.Compare(a.revision, b.revision) })
 	// Clocks are set back now and then, time along a timeline is not: what came after something came later than it.
 	var floor time.Time
@@ -117,8 +121,13 @@ func (t Timeline) timeOf(r history.Revision, times Times) (history.Span, error) 
 	if err != nil {
 		return history.Span{}, err
 	}
+	return spanOf(t.knots(spans), r), nil
+}
+
+// spanOf tells by knots when a revision came about.
+func spanOf(knots []knot, r history.Revision) history.Span {
 	span := history.Span{Range: history.Range{First: r, Last: r}}
-	for _, k := range t.knots(spans) {
+	for _, k := range knots {
 		// The revision is after everything that was not there yet, ...
 		if k.revision < r && k.notNext.After(span.From) {
 			span.From = k.notNext
@@ -131,18 +140,34 @@ func (t Timeline) timeOf(r history.Revision, times Times) (history.Span, error) 
 	if span.To.IsZero() || span.To.Before(span.From) {
 		span.To = span.From
 	}
-	return span, nil
+	return span
 }
 
-// resolveTime finds the last revision that came about not after a time.
+// resolveTime finds the last revision that came about not after a time, on the last timeline that had begun then. Where there is
+// nothing near on that one, the ones beside it have it.
 func resolveTime(of []Timeline, target Target, times Times) (Chain, error) {
-	at := target.Time
-	t := of[0]
-	for _, next := range of[1:] {
-		if !next.Begin().After(at) {
-			t = next
+	at := 0
+	for i, t := range of {
+		if !t.Begin().After(target.Time) {
+			at = i
 		}
 	}
+	chain, err := of[at].resolveTime(target, times)
+	if u, is := errors.AsType[*Unreachable](err); is {
+		if u.Before == nil && at > 0 {
+			u.Before = of[at-1].moment(of[at-1].Last(), times)
+		}
+		if u.After == nil && at+1 < len(of) {
+			next := of[at+1] // its first snapshot is the first that is known to have been there
+			u.After = next.moment(next.Snapshots[0].Content.Revision, times)
+		}
+	}
+	return chain, err
+}
+
+// resolveTime finds it on one timeline.
+func (t Timeline) resolveTime(target Target, times Times) (Chain, error) {
+	at := target.Time
 	inside := func(s repository.Segment) bool { return !s.FirstTime.After(at) && !at.After(s.LastTime) }
 	spans, err := t.spans(inside, times)
 	if err != nil {
@@ -168,7 +193,7 @@ func resolveTime(of []Timeline, target Target, times Times) (Chain, error) {
 	case beyond:
 		return Chain{}, t.refuse(target, fmt.Sprintf("what is known ends at %s", Stamp(t.AsOf)), t.Last(), 0, times)
 	case low < high:
-		return Chain{}, t.refuse(target, fmt.Sprintf("revisions %s to %s came about around that time, and nobody saw when", low+1, high), low, high+1, times)
+		return Chain{}, t.refuse(target, t.nobodySaw(history.Range{First: low + 1, Last: high}), low, high+1, times)
 	}
 	for i, r := range t.Covered {
 		if r.Contains(low) {
@@ -185,9 +210,38 @@ func resolveTime(of []Timeline, target Target, times Times) (Chain, error) {
 	return Chain{}, t.refuse(target, "it is after everything that can be restored", t.Last(), 0, times)
 }
 
+// nobodySaw says of revisions that nobody knows when each of them came about, and which of them can be reached all the same.
+func (t Timeline) nobodySaw(r history.Range) string {
+	why, them := fmt.Sprintf("revisions %s to %s came about around that time, and nobody saw when", r.First, r.Last), "each of them"
+	if r.First == r.Last {
+		why, them = fmt.Sprintf("revision %s came about around that time, and nobody saw when", r.First), "it"
+	}
+	var stored []string
+	for _, covered := range t.Covered {
+		both := history.Range{First: max(covered.First, r.First), Last: min(covered.Last, r.Last)}
+		switch {
+		case both.Len() == 0:
+		case both == r:
+			return fmt.Sprintf("%s (--revision reaches %s)", why, them)
+		default:
+			stored = append(stored, both.String())
+		}
+	}
+	if len(stored) > mostWindows {
+		stored = append([]string{"others"}, stored[len(stored)-mostWindows:]...)
+	}
+	if len(stored) > 0 {
+		why += fmt.Sprintf(" (--revision reaches each of %s)", strings.Join(stored, ", "))
+	}
+	return why
+}
+
+// mostWindows is how many runs of revisions are named in an error.
+const mostWindows = 5
+
 // refuse tells what can be reached on both sides; 0 is for none.
 func (t Timeline) refuse(target Target, why string, before, after history.Revision, times Times) error {
-	u := &Unreachable{Target: target, Why: why}
+	u := &Unreachable{Target: target, Timeline: t.ID, Why: why}
 	if before > 0 {
 		for _, r := range slices.Backward(t.Covered) {
 			if r.First <= before {

@@ -251,20 +251,31 @@ func (r *Repository) Hashes(ctx context.Context, cluster string, t Timeline, mos
 // HashesFrom fetches the first hashes of a timeline at or after a revision, so many of them, by revision. It lists no more than
 // those. What cannot be believed is in its read.
 func (r *Repository) HashesFrom(ctx context.Context, cluster string, t Timeline, from history.Revision, most int) ([]NoteRead[Hashes], error) {
+	return notesFrom(ctx, r, cluster, t, hashesFolder, parseHashes, fmt.Sprintf("%020d", from), most)
+}
+
+// LeasesFrom fetches the first leases of a timeline from the second of a time on, by the clocks of their holders, so many of them,
+// oldest first. It lists no more than those. What cannot be believed is in its read.
+func (r *Repository) LeasesFrom(ctx context.Context, cluster string, t Timeline, from time.Time, most int) ([]NoteRead[Lease], error) {
+	return notesFrom(ctx, r, cluster, t, leasesFolder, parseLease, from.UTC().Format(idStamp), most)
+}
+
+// notesFrom fetches the first notes of a kind whose names come after one, so many of them.
+func notesFrom[N note](ctx context.Context, r *Repository, cluster string, t Timeline, folder string, parse func(string) (N, error), after string, most int) ([]NoteRead[N], error) {
 	if err := errors.Join(CheckCluster(cluster), CheckTimeline(string(t))); err != nil {
 		return nil, err
 	}
-	var reads []NoteRead[Hashes]
-	prefix := archiveFolder(cluster, t) + hashesFolder
-	for object, err := range r.store.List(ctx, prefix, fmt.Sprintf("%s%020d", prefix, from)) {
+	var reads []NoteRead[N]
+	prefix := archiveFolder(cluster, t) + folder
+	for object, err := range r.store.List(ctx, prefix, prefix+after) {
 		if err != nil {
 			return nil, fmt.Errorf("list %q: %w", prefix, err)
 		}
 		if len(reads) >= most {
 			break
 		}
-		if _, err := parseHashes(object.Name); err == nil {
-			reads = append(reads, NoteRead[Hashes]{Name: object.Name})
+		if _, err := parse(object.Name); err == nil {
+			reads = append(reads, NoteRead[N]{Name: object.Name})
 		}
 	}
 	return reads, readNotes(ctx, r, reads)

@@ -198,3 +198,25 @@ func TestOnlyLeases(t *testing.T) {
 		t.Errorf("clusters %q, %v", clusters, err)
 	}
 }
+
+// TestLeasesFrom gives the first ones from a second on.
+func TestLeasesFrom(t *testing.T) {
+	w := newWorld(t, None)
+	began := time.Now()
+	for i := range 4 {
+		_, err := w.PutLease(t.Context(), w.writer, Lease{Cluster: "prod", Timeline: line, Session: NewSession(), Revision: history.Revision(i + 1)})
+		must(t, err)
+	}
+	reads, err := w.LeasesFrom(t.Context(), "prod", line, began, 3)
+	must(t, err)
+	if got := notesIn(t, reads); len(got) != 3 || got[0].Revision != 1 || got[2].Revision != 3 {
+		t.Errorf("from then on %+v", got)
+	}
+	reads, err = w.LeasesFrom(t.Context(), "prod", line, time.Now().Add(time.Second), 3)
+	if err != nil || len(reads) > 0 {
+		t.Errorf("from later on %+v, %v", reads, err)
+	}
+	if _, err := w.LeasesFrom(t.Context(), "prod", "x", began, 3); err == nil {
+		t.Error("a timeline passes")
+	}
+}
