@@ -283,7 +283,7 @@ func (l archivedLine) lastSign() (last sign) {
 	}
 	for _, s := range l.line.Segments {
 		copied := s.Source.Copied != nil
-		if (copied || s.Level == repository.SegmentLive) && s.Last > last.revision {
+		if (copied || s.Level == repository.SegmentLive && !s.Source.Adopted) && s.Last > last.revision {
 			last = sign{s.Signer, s.Last, s.Completed, false, copied}
 		}
 	}
