@@ -68,8 +68,8 @@ func TestRepairSegments(t *testing.T) {
 	repair := []string{"repo", "repair", "--identity", key, "--grace", "0s"}
 	at := func(r history.Revision) repository.Segment { return w.written[r-2] }
 
-	// Of 33 and 34 the manifests are lost, 36 has data twice, and 10 is covered by the snapshot.
-	for _, r := range []history.Revision{10, 33, 34} {
+	// Of 33, 34 and 41, the last one, the manifests are lost, 36 has data twice, and 10 is covered by the snapshot.
+	for _, r := range []history.Revision{10, 33, 34, 41} {
 		w.lose(at(r))
 	}
 	copied := w.twin(at(36), "00112233445566ff")
@@ -90,14 +90,14 @@ func TestRepairSegments(t *testing.T) {
 			t.Errorf("without %q: %s", want, out)
 		}
 	}
-	if n := strings.Count(out, "a whole segment"); n != 4 || len(w.segments()) != 37 {
+	if n := strings.Count(out, "a whole segment"); n != 5 || len(w.segments()) != 36 {
 		t.Errorf("%d told, %d segments left", n, len(w.segments()))
 	}
 
 	// As long as revisions are missing, prune keeps all data of segments.
 	w.age(48 * time.Hour)
 	w.ok("key", "enroll", "--root-key", filepath.Join(w.dir, "root.key"), "--role", "prune")
-	if code, _, talk := w.run("prune", "--yes", "--keep-archive", "2400h"); code != 0 || !strings.Contains(talk, "4 data objects are without a manifest") {
+	if code, _, talk := w.run("prune", "--yes", "--keep-archive", "2400h"); code != 0 || !strings.Contains(talk, "5 data objects are without a manifest") {
 		t.Errorf("prune: exit code %d, %s", code, talk)
 	}
 
@@ -109,7 +109,7 @@ func TestRepairSegments(t *testing.T) {
 	if strings.Contains(talk, "no data of that id") {
 		t.Errorf("refused twice: %s", talk)
 	}
-	if out := w.ok(append(repair, "--adopt", "missing")...); strings.Count(out, "adopted as a segment") != 1 || !strings.Contains(out, "revisions 34-34\n") {
+	if out := w.ok(append(repair, "--adopt", "missing")...); strings.Count(out, "adopted as a segment") != 2 || !strings.Contains(out, "revisions 34-34\n") || !strings.Contains(out, "revisions 41-41\n") {
 		t.Errorf("the missing ones: %s", out)
 	}
 	if code, _, talk := w.run(append(repair, "--adopt", ids(at(34))[0])...); code != 1 || !strings.Contains(talk, "no data of that id") {
@@ -120,7 +120,7 @@ func TestRepairSegments(t *testing.T) {
 		t.Errorf("restored: %s", diff)
 	}
 	list := w.ok("list")
-	if strings.Contains(list, "MISSING") || !strings.Contains(list, "last heard of at revision 41") {
+	if strings.Contains(list, "MISSING") || !strings.Contains(list, "newest     revision 41;") || !strings.Contains(list, "last heard of at revision 40,") {
 		t.Errorf("list: %s", list)
 	}
 	w.ok("verify", "--identity", key)
@@ -157,7 +157,16 @@ func TestRepairRivals(t *testing.T) {
 	must(t, os.WriteFile(file, content, 0o600))
 	must(t, os.WriteFile(filepath.Join(filepath.Dir(file), "junk"), []byte("junk"), 0o600))
 
+	// 37 was removed on purpose, and data was left.
+	w.ok("key", "enroll", "--root-key", filepath.Join(w.dir, "root.key"), "--role", "prune")
+	removed := w.twin(at(37), "00112233445566ff")
+	_, err = w.repo.RemoveSegments(t.Context(), w.writer, []repository.SegmentVictim{{Read: w.repo.Segment(t.Context(), at(37).Point()), Reason: "too old"}})
+	must(t, err)
+
 	code, out, talk := w.run(append(repair, "--adopt", "missing")...)
+	if !strings.Contains(out, "which were removed: too old; --adopt "+removed) {
+		t.Errorf("removed: %s", out)
+	}
 	if code != 1 || strings.Count(out, "adopted as a segment") != 1 || strings.Count(out, "covered: segment 33-33 has its revisions") != 1 {
 		t.Errorf("exit code %d, %s%s", code, out, talk)
 	}
@@ -177,5 +186,52 @@ func TestRepairRivals(t *testing.T) {
 	has := slices.ContainsFunc(w.segments(), func(s repository.Segment) bool { return s.First == 35 && s.Source.Adopted })
 	if !has {
 		t.Error("35 is not adopted")
+	}
+}
+
+// TestRepairMerged: what was merged of others that are gone is adopted as a live segment, whatever it was, and merged again.
+func TestRepairMerged(t *testing.T) {
+	w := newArchived(t)
+	key := filepath.Join(w.dir, "key.txt")
+	all := w.restored(2)
+	w.ok("merge", "--identity", key)
+	day := w.segments()[40]
+	lost := fmt.Sprintf("clusters/prod/archive/%s/3/%020d-%020d.json", day.Timeline, day.First, day.Last)
+	if day.Level != repository.SegmentDay || day.First == day.Last {
+		t.Fatalf("%+v", day)
+	}
+	repair := []string{"repo", "repair", "--identity", key, "--grace", "0s"}
+
+	// As long as what it was merged from is there, it is covered.
+	must(t, w.store.Delete(t.Context(), lost))
+	if out := w.ok(append(repair, "--adopt", "missing")...); !strings.Contains(out, "revisions "+day.Range().String()+", ") || !strings.Contains(out, "and others have its revisions; prune removes it\n") {
+		t.Errorf("covered: %s", out)
+	}
+	w.ok("merge", "--identity", key)
+	w.ok("key", "enroll", "--root-key", filepath.Join(w.dir, "root.key"), "--role", "prune")
+	w.ok("prune", "--yes", "--keep-archive", "2400h")
+	must(t, w.store.Delete(t.Context(), lost))
+	// The snapshot has their revisions, so they are not missed; the two data are the same.
+	out := w.ok(append(repair, "--adopt", "missing")...)
+	if strings.Contains(out, "adopted") || strings.Count(out, "covered by the history of snapshots") != 2 {
+		t.Errorf("not named: %s", out)
+	}
+	id := regexp.MustCompile("--adopt ([^ ]+) ").FindStringSubmatch(out)[1]
+	out = w.ok(append(repair, "--adopt", id)...)
+	if strings.Count(out, "adopted as a segment") != 1 || strings.Count(out, "covered: segment "+day.Range().String()+" has its revisions") != 1 {
+		t.Errorf("named: %s", out)
+	}
+	w.ok("repo", "check")
+	w.ok("verify", "--identity", key)
+	if diff := cmp.Diff(all, w.restored(2)); diff != "" {
+		t.Errorf("adopted: %s", diff)
+	}
+	w.ok("merge", "--identity", key)
+	i := slices.IndexFunc(w.segments(), func(s repository.Segment) bool { return s.Point() == day.Point() })
+	if i < 0 || !w.segments()[i].Source.Adopted {
+		t.Error("it is not merged again, or not marked as made of what was adopted")
+	}
+	if diff := cmp.Diff(all, w.restored(2)); diff != "" {
+		t.Errorf("merged again: %s", diff)
 	}
 }
