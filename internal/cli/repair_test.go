@@ -126,6 +126,13 @@ func TestRepairSegments(t *testing.T) {
 	w.ok("verify", "--identity", key)
 	w.ok("repo", "check")
 
+	// A day that was made of it is marked, too.
+	w.ok("merge", "--identity", key)
+	day := slices.IndexFunc(w.segments(), func(s repository.Segment) bool { return s.Level == repository.SegmentDay && s.Range().Contains(10) })
+	if day < 0 || w.segments()[day].Last == 10 || !w.segments()[day].Source.Adopted {
+		t.Errorf("merged: %d", day)
+	}
+
 	// Now only the copy goes, and what was adopted is found where it is.
 	if _, _, talk := w.run("prune", "--yes", "--keep-archive", "2400h"); strings.Contains(talk, "without a manifest") {
 		t.Errorf("prune: %s", talk)
@@ -186,6 +193,32 @@ func TestRepairRivals(t *testing.T) {
 	has := slices.ContainsFunc(w.segments(), func(s repository.Segment) bool { return s.First == 35 && s.Source.Adopted })
 	if !has {
 		t.Error("35 is not adopted")
+	}
+}
+
+// TestRepairOverlap: what has revisions of other segments is not adopted, and not in the way of what fits.
+func TestRepairOverlap(t *testing.T) {
+	w := newArchived(t)
+	repair := []string{"repo", "repair", "--identity", filepath.Join(w.dir, "key.txt"), "--grace", "0s"}
+	fits := w.written[38-2]
+	w.lose(fits)
+	w.span(fits.Timeline, 38, 39, time.Now())
+	long := w.written[len(w.written)-1]
+	w.lose(long)
+	all := len(w.segments())
+	code, out, talk := w.run(append(repair, "--adopt", ids(long)[0])...)
+	if code != 1 || !strings.Contains(talk, "was not adopted, revisions 38-39: segment 39-39 has some of its revisions") || len(w.segments()) != all {
+		t.Errorf("exit code %d, %s%s", code, out, talk)
+	}
+	if out := w.ok(repair...); !strings.Contains(out, "of which 38-38 are missing, but it cannot be adopted: segment 39-39 has some of its revisions\n") ||
+		!strings.Contains(out, "missing in the archive; --adopt "+ids(fits)[0]+" ") {
+		t.Errorf("told: %s", out)
+	}
+	if out := w.ok(append(repair, "--adopt", "missing")...); strings.Count(out, "adopted as a segment") != 1 || !strings.Contains(out, "revisions 38-38\n") {
+		t.Errorf("adopted: %s", out)
+	}
+	if out := w.ok(repair...); !strings.Contains(out, "covered: segment 38-38 and others have its revisions; prune removes it\n") {
+		t.Errorf("afterwards: %s", out)
 	}
 }
 

@@ -275,6 +275,11 @@ func TestLostSegmentDamaged(t *testing.T) {
 // TestAdoptSegmentRefused: a place that is taken stays what it is, and a key that may not sign takes none.
 func TestAdoptSegmentRefused(t *testing.T) {
 	w := newLosing(t, repository.None, 0)
+	// Nobody can read what is encrypted where nothing should be.
+	foreign := newLosing(t, repository.Age, 1)
+	if _, problem, err := LostSegment(t.Context(), w.Repository, "prod", w.lose(t, 1, foreign.sealed(t, []byte("x"))), Options{}); err != nil || problem == "" {
+		t.Errorf("encrypted: problem %q, error %v", problem, err)
+	}
 	find := func(object repository.Unclaimed) repository.Segment {
 		t.Helper()
 		s, problem, err := LostSegment(t.Context(), w.Repository, "prod", object, Options{})
