@@ -289,8 +289,8 @@ func (l archivedLine) lastSign() (last sign) {
 		last = sign{l.lease.Signer, l.lease.Revision, l.lease.ID.Time, l.lease.Release, l.lease.Copied != nil}
 	}
 	for _, s := range l.line.Segments {
-		if s.Last <= last.revision {
-			continue
+		if s.Last <= last.revision || s.Source.Adopted {
+			continue // who adopted it was no archiver
 		}
 		copied := s.Source.Copied != nil
 		if copied || s.Level == repository.SegmentLive {

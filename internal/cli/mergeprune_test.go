@@ -108,8 +108,16 @@ func newArchived(t *testing.T) *archived {
 // live stores a segment of one revision.
 func (w *archived) live(t repository.Timeline, r history.Revision, came time.Time) {
 	w.t.Helper()
+	w.span(t, r, r, came)
+}
+
+// span stores a segment of some revisions.
+func (w *archived) span(t repository.Timeline, first, last history.Revision, came time.Time) {
+	w.t.Helper()
 	b := segment.NewBuilder()
-	must(w.t, b.Add([]history.Event{{Revision: r, Key: fmt.Appendf(nil, "/registry/pods/p%d", r%7), Value: fmt.Append(nil, r), CreateRevision: 1, Version: int64(r)}}, came, came))
+	for r := first; r <= last; r++ {
+		must(w.t, b.Add([]history.Event{{Revision: r, Key: fmt.Appendf(nil, "/registry/pods/p%d", r%7), Value: fmt.Append(nil, r), CreateRevision: 1, Version: int64(r)}}, came, came))
+	}
 	to, err := w.repo.SegmentSealTo(w.t.Context())
 	must(w.t, err)
 	var out bytes.Buffer
@@ -119,9 +127,9 @@ func (w *archived) live(t repository.Timeline, r history.Revision, came time.Tim
 	must(w.t, errors.Join(err, sealer.Close()))
 	sum := sha256.Sum256(out.Bytes())
 	stored := time.Now().Add(-3 * time.Hour)
-	s := repository.Segment{Cluster: "prod", Timeline: t, First: r, Last: r, Events: 1, FirstTime: came, LastTime: came, Exact: true,
+	s := repository.Segment{Cluster: "prod", Timeline: t, First: first, Last: last, Events: int64(last-first) + 1, FirstTime: came, LastTime: came, Exact: true,
 		Plain: repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])}, Started: stored, Completed: stored}
-	s.Object, err = w.repo.NewSegmentData("prod", t, r, []string{to[0].KeyID(), "0123456789abcdef"})
+	s.Object, err = w.repo.NewSegmentData("prod", t, first, []string{to[0].KeyID(), "0123456789abcdef"})
 	must(w.t, err)
 	s.Object.Size, s.Object.SHA256 = int64(out.Len()), hex.EncodeToString(sum[:])
 	s.Object, err = w.repo.PutSegmentData(w.t.Context(), s.Object, bytes.NewReader(out.Bytes()), time.Time{})

@@ -241,28 +241,46 @@ func (r *pruneResult) add(ctx context.Context, repo *repository.Repository, clus
 	return nil
 }
 
-// spareUnclaimed keeps data without a manifest as long as manifests are missing: it may be theirs. Segments that are only old
-// stay too: what is missing may be the base for a part of them.
+// spareUnclaimed keeps data without a manifest as long as manifests are missing: it may be theirs; that of segments also as
+// long as revisions are. Segments that are only old stay with missing manifests, too: one may be the base for a part of them.
 func (a *app) spareUnclaimed(ctx context.Context, repo *repository.Repository, plan *pruneResult) error {
 	if plan.Unclaimed == 0 && !slices.ContainsFunc(plan.fates, segmentFate.old) {
 		return nil
 	}
 	var all repoFlags
 	_, bad, err := a.chosen(ctx, repo, &all, nil)
-	if err != nil || len(bad) == 0 {
+	if err != nil {
 		return err
 	}
-	for i := range plan.fates {
-		if f := &plan.fates[i]; f.old() {
-			f.action, f.reason = pruneKeep, "in doubt: repo check has something to say"
+	spare := func(repository.Unclaimed) bool { return true }
+	if len(bad) == 0 {
+		var missed repository.CheckResult
+		if err := missingRevisions(ctx, repo, &missed); err != nil || len(missed.Problems) == 0 {
+			return err
+		}
+		spare = func(o repository.Unclaimed) bool { return o.Segment }
+	} else {
+		for i := range plan.fates {
+			if f := &plan.fates[i]; f.old() {
+				f.action, f.reason = pruneKeep, "in doubt: repo check has something to say"
+			}
 		}
 	}
-	if plan.Unclaimed == 0 {
+	spared, bytes := 0, int64(0)
+	for cluster, objects := range plan.unclaimed {
+		plan.unclaimed[cluster] = slices.DeleteFunc(objects, func(o repository.Unclaimed) bool {
+			if spare(o) {
+				spared, bytes = spared+1, bytes+o.Size
+			}
+			return spare(o)
+		})
+	}
+	if spared == 0 {
 		return nil
 	}
-	fmt.Fprintf(a.Stderr, "%s without a manifest, %s, kept: repo check has something to say, and repo repair finds what was a snapshot\n",
-		are(plan.Unclaimed, "data object"), humanize.Bytes(uint64(plan.UnclaimedBytes)))
-	plan.Unclaimed, plan.UnclaimedBytes, plan.unclaimed = 0, 0, nil
+	fmt.Fprintf(a.Stderr, "%s without a manifest, %s, kept: repo check has something to say, and repo repair finds what was a snapshot or a segment\n",
+		are(spared, "data object"), humanize.Bytes(uint64(bytes)))
+	plan.Unclaimed, plan.UnclaimedBytes = plan.Unclaimed-spared, plan.UnclaimedBytes-bytes
 	return nil
 }
 

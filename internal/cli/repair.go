@@ -22,11 +22,14 @@ func (a *app) repoRepair() *cobra.Command {
 		Use:   "repair",
 		Short: "Mend what this host and the store disagree about, and find data whose manifest was lost",
 		Long: "Count the manifests of this host anew, and look at data that no manifest names: most of it is of backups that were cut off,\n" +
-			"and goes with prune. What is a whole snapshot is told, and with --adopt ID gets a manifest, signed by this host. It then\n" +
-			"says nothing of where it is from, and nothing proves who made it: adopt only what you know was yours.\n" +
+			"and goes with prune. What is a whole snapshot, or a whole segment of an archive, is told, and with --adopt ID gets a manifest,\n" +
+			"signed by this host. It then says nothing of where it is from, and nothing proves who made it: adopt only what you know was\n" +
+			"yours. Of segments is told whether their revisions are missing; --adopt missing adopts all of which that is so, and none that\n" +
+			"has revisions of another one.\n" +
 			"A repository.json that is lost is put back from the copy that this host kept when it opened the repository.\n" +
 			"Nothing is removed or changed.",
-		Args: cobra.NoArgs,
+		Example: "  " + a.Program + " repo repair --identity key.txt\n  " + a.Program + " repo repair --identity key.txt --adopt missing",
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			repo, err := a.openRepairing(c.Context(), &f)
 			if err != nil {
@@ -60,13 +63,8 @@ func (a *app) repoRepair() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				for _, object := range unclaimed {
-					if object.Age < grace || object.Segment {
-						continue // a backup that is on its way, or what an archiver puts again by itself
-					}
-					if err := r.look(c.Context(), cluster, object); err != nil {
-						return err
-					}
+				if err := r.cluster(c.Context(), cluster, slices.DeleteFunc(unclaimed, func(o repository.Unclaimed) bool { return o.Age < grace })); err != nil {
+					return err
 				}
 			}
 			return r.missed()
@@ -76,7 +74,7 @@ func (a *app) repoRepair() *cobra.Command {
 	f.registerCluster(command.Flags())
 	command.Flags().Lookup("cluster").Usage = "only the data of this cluster"
 	f.registerIdentity(a, command.Flags())
-	command.Flags().StringArrayVar(&adopt, "adopt", nil, "id of data to make a snapshot of again; may be repeated")
+	command.Flags().StringArrayVar(&adopt, "adopt", nil, "id of data to make a snapshot or segment of again, or \"missing\" for all segments that are missed; may be repeated")
 	command.Flags().DurationVar(&grace, "grace", time.Hour, "how old data without a manifest must be to be looked at")
 	return command
 }
@@ -116,6 +114,22 @@ type repair struct {
 	identities []seal.Identity
 	adopt      []string
 	adopted    []string
+	refused    []error
+}
+
+// cluster looks at data without a manifest. Younger data is of a backup that is on its way, or an archiver puts it again.
+func (r *repair) cluster(ctx context.Context, cluster string, unclaimed []repository.Unclaimed) error {
+	var segments []repository.Unclaimed
+	for _, object := range unclaimed {
+		if object.Segment {
+			segments = append(segments, object)
+			continue
+		}
+		if err := r.look(ctx, cluster, object); err != nil {
+			return err
+		}
+	}
+	return r.segments(ctx, cluster, segments)
 }
 
 // look tells of data without a manifest, and adopts it when it was named.
@@ -149,10 +163,10 @@ func (r *repair) look(ctx context.Context, cluster string, object repository.Unc
 
 // missed says which data that was to be adopted was not.
 func (r *repair) missed() error {
-	var missed []error
+	missed := r.refused
 	for _, text := range r.adopt {
-		if !slices.Contains(r.adopted, text) {
-			missed = append(missed, fmt.Errorf("%q was not adopted: there is no data of that id without a manifest, or it is no whole snapshot, or it is younger than --grace", text))
+		if text != adoptMissing && !slices.Contains(r.adopted, text) {
+			missed = append(missed, fmt.Errorf("%q was not adopted: there is no data of that id without a manifest, or it is no whole snapshot or segment, or it is younger than --grace", text))
 		}
 	}
 	return errors.Join(missed...)

@@ -30,10 +30,19 @@ func Segment(ctx context.Context, repo *repository.Repository, s repository.Segm
 // Damage tells what an error of a repository says about the segment it is of, as Segment does.
 func Damage(err error) bool { return err != nil && damage(err) }
 
-func readSegment(ctx context.Context, repo *repository.Repository, s repository.Segment, o Options) (err error) {
-	content, err := repo.OpenSegment(ctx, s, o.Identities)
+func readSegment(ctx context.Context, repo *repository.Repository, s repository.Segment, o Options) error {
+	found, err := scanSegment(ctx, repo, s, o)
 	if err != nil {
 		return err
+	}
+	return s.Holds(found)
+}
+
+// scanSegment reads a stored segment to its end.
+func scanSegment(ctx context.Context, repo *repository.Repository, s repository.Segment, o Options) (found segment.Summary, err error) {
+	content, err := repo.OpenSegment(ctx, s, o.Identities)
+	if err != nil {
+		return found, err
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
 	var plain io.Reader = content
@@ -42,13 +51,13 @@ func readSegment(ctx context.Context, repo *repository.Repository, s repository.
 	}
 	reader, err := segment.NewReader(plain, s.Plain.Size)
 	if err != nil {
-		return err
+		return found, err
 	}
 	for {
 		if _, err := reader.Next(); errors.Is(err, io.EOF) {
-			return s.Holds(reader.Summary())
+			return reader.Summary(), nil
 		} else if err != nil {
-			return err
+			return found, err
 		}
 	}
 }

@@ -190,6 +190,8 @@ func write(ctx context.Context, repo *repository.Repository, m Merge, o Options,
 		Plain:  repository.Plain{Size: summary.Size, SHA256: hex.EncodeToString(summary.SHA256[:])},
 		Inputs: int64(len(m.Inputs)),
 	}
+	// Nothing proves who made what was adopted, nor what is made of it.
+	s.Source.Adopted = slices.ContainsFunc(m.Inputs, func(in repository.Segment) bool { return in.Source.Adopted })
 	for span := range summary.Times.All() {
 		if span.First == s.First {
 			s.FirstTime = span.From
