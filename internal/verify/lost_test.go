@@ -186,6 +186,7 @@ func TestLostSegment(t *testing.T) {
 		if list, err := w.Unclaimed(t.Context(), "prod"); err != nil || len(list) > 0 {
 			t.Errorf("unclaimed %v, %v", list, err)
 		}
+		time.Sleep(2 * time.Millisecond) // within a millisecond it would be the same manifest, which does no harm
 		_, err = w.AdoptSegment(t.Context(), w.writer, s)
 		if taken, is := errors.AsType[*repository.Taken](err); !is || taken.Winner.Object.Name != object.Name {
 			t.Errorf("adopted twice: %v", err)
