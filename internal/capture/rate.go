@@ -16,7 +16,7 @@ const (
 	// It is lowered while the member's clients would feel it, see considerate.
 	DefaultLocalRate = 60_000_000
 	// promptLocalRate is that for Prompt. It is lowered as the other one is, so that it is felt for a moment at most.
-	promptLocalRate = 4 * DefaultLocalRate
+	promptLocalRate = 3 * DefaultLocalRate
 	// LongestPaced bounds how long a pace may stretch a snapshot: a member keeps every page that was freed
 	// meanwhile, so a slow snapshot makes its backend grow.
 	LongestPaced = 10 * time.Minute
@@ -35,7 +35,7 @@ const (
 	Automatic Rate = -1
 	// Unlimited does not pace.
 	Unlimited Rate = 0
-	// Prompt is Automatic for a snapshot that something waits for: four times as fast.
+	// Prompt is Automatic for a snapshot that something waits for: three times as fast.
 	Prompt Rate = -2
 )
 

@@ -26,7 +26,7 @@ func TestEffectiveRate(t *testing.T) {
 		{Automatic, false, 50 * gigabyte, 0},
 		{Automatic, true, 0, 60_000_000},
 		{Prompt, false, 50 * gigabyte, 0},
-		{Prompt, true, 0, 240_000_000},
+		{Prompt, true, 0, 180_000_000},
 		{Prompt, true, 288 * gigabyte, 480_000_000},
 		{Automatic, true, 36 * gigabyte, 60_000_000},          // exactly 10 minutes
 		{Automatic, true, 36*gigabyte + 1, 60_000_001},        // a byte more takes more

@@ -77,7 +77,7 @@ func (a *app) archive() *cobra.Command {
 	flags.StringVar(&spool, "spool-limit", "512MiB", "how much may wait on this machine's disk while the store does not take it")
 	flags.DurationVar(&o.SnapshotEvery, "snapshot-every", 24*time.Hour, "age at which a snapshot is followed by the next")
 	flags.DurationVar(&o.HashEvery, "hash-every", 10*time.Minute, "how often the members are asked for a hash of all they hold, which drills of moments are held against; each reads everything for it")
-	flags.StringVar(&rate, "max-rate", "automatic", "pace of snapshots, as in backup; automatic is four times as fast while nothing covers the cluster")
+	flags.StringVar(&rate, "max-rate", "automatic", "pace of snapshots, as in backup; automatic is three times as fast while nothing covers the cluster")
 	flags.BoolVar(&o.NewTimeline, "new-timeline", false, "the cluster was restored or replaced since it was read last, and that is known")
 	return command
 }

@@ -48,16 +48,23 @@ func (a *app) reach(ctx context.Context, f *repoFlags, r *resolved, t *targetFla
 		if len(parts) == 0 {
 			return nil
 		}
-		for _, part := range parts {
-			a.passOver(r, part)
-		}
+		a.passOver(r, parts...)
 	}
 }
 
-// passOver leaves a part out from now on, and says so.
-func (a *app) passOver(r *resolved, part *chain.PartError) {
-	r.broken.add(part)
-	fmt.Fprintf(a.Stderr, "passed over: %v\n", part)
+// mostPassed is how many parts are told of one by one: a folder of segments that is gone may have had thousands.
+const mostPassed = 10
+
+// passOver leaves parts out from now on, and says so.
+func (a *app) passOver(r *resolved, parts ...*chain.PartError) {
+	for i, part := range parts {
+		if r.broken.add(part); i < mostPassed {
+			fmt.Fprintf(a.Stderr, "passed over: %v\n", part)
+		}
+	}
+	if more := len(parts) - mostPassed; more > 0 {
+		fmt.Fprintf(a.Stderr, "passed over: %s more, the last is %v\n", plural(more, "part"), parts[len(parts)-1])
+	}
 }
 
 // choose takes the chain to a target, or gives the parts that must be passed over first. A drill takes what there is: damage is

@@ -59,8 +59,8 @@ func planSpeed(ctx context.Context, l *lab, r *report) error {
 	return nil
 }
 
-// manySegments makes a repository of a snapshot and so many manifests of segments of a second, without their data. It gives the
-// last revision.
+// manySegments makes a repository of a snapshot and so many segments of a second, whose data is there and is nothing. It gives
+// the last revision.
 func (l *lab) manySegments(ctx context.Context, folder string, n int) (history.Revision, error) {
 	l.say("making a repository of %d segments", n)
 	memory := mem.New()
@@ -75,6 +75,8 @@ func (l *lab) manySegments(ctx context.Context, folder string, n int) (history.R
 	const each = 34
 	sum := hex.EncodeToString(make([]byte, sha256.Size))
 	last := base.Content.Revision
+	const size = 5000
+	var names []string
 	for i := range n {
 		at := base.Started.Add(time.Duration(i) * time.Second)
 		m := repository.Segment{
@@ -84,13 +86,22 @@ func (l *lab) manySegments(ctx context.Context, folder string, n int) (history.R
 		if m.Object, err = s.NewSegmentData(m.Cluster, m.Timeline, m.First, nil); err != nil {
 			return 0, err
 		}
-		m.Object.Size, m.Object.SHA256 = 5000, sum
+		m.Object.Size, m.Object.SHA256 = size, sum
+		names = append(names, filepath.Join(folder, m.Object.Name))
 		if _, err := s.PublishSegment(ctx, s.writer, m); err != nil {
 			return 0, err
 		}
 		last = m.Last
 	}
-	return last, copyOut(ctx, memory, folder)
+	if err := errors.Join(copyOut(ctx, memory, folder), os.MkdirAll(filepath.Dir(names[0]), 0o700)); err != nil {
+		return 0, err
+	}
+	for _, name := range names {
+		if err := errors.Join(os.WriteFile(name, nil, 0o600), os.Truncate(name, size)); err != nil {
+			return 0, err
+		}
+	}
+	return last, nil
 }
 
 // copyOut writes the objects of a store as a store in a folder has them, without the syncs.
