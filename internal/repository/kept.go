@@ -14,31 +14,31 @@ import (
 	"github.com/holdfast-project/holdfast/internal/store"
 )
 
-// Orphaned means that a place holds objects, of which Name is the first, and no repository's document: it was lost, and what
-// is there is not to be built over.
+// Orphaned means that a place holds objects of a repository, such as Name, and no document of one: it was lost, and what is there
+// is not to be built over.
 type Orphaned struct{ Name string }
 
 // Error names the object.
 func (o *Orphaned) Error() string {
-	return fmt.Sprintf("there are objects, such as %q, and no %s", o.Name, documentName)
+	return fmt.Sprintf("there are objects of a repository, such as %q, and no %s", o.Name, documentName)
 }
 
-// CheckVacant refuses a place that is not free for a new repository: store.ErrExists where there is one, and Orphaned. What an
-// Init left that was cut off does not count.
+// CheckVacant refuses a place that is not free for a new repository: store.ErrExists where there is one, and Orphaned. What
+// others keep there does not count, nor does what an Init left that was cut off.
 func CheckVacant(ctx context.Context, s store.Store) error {
 	if _, err := s.Stat(ctx, documentName); err == nil {
 		return store.ErrExists
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	for object, err := range s.List(ctx, "", "") {
-		if errors.Is(err, store.ErrNotFound) {
-			return nil // no folder yet
-		}
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(object.Name, probesFolder) {
+	for _, folder := range []string{clusterFolder, signersFolder, recipientsFolder, removalsFolder} {
+		for object, err := range s.List(ctx, folder, "") {
+			if errors.Is(err, store.ErrNotFound) {
+				break // no folder yet
+			}
+			if err != nil {
+				return err
+			}
 			return &Orphaned{Name: object.Name}
 		}
 	}
