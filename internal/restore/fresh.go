@@ -20,8 +20,8 @@ import (
 // FreshOptions of Fresh.
 type FreshOptions struct {
 	// DataDir is where the data dir will be. It does not exist, and its parent does; or it is an empty folder, which may be a
-	// mount point or behind a symbolic link. Such a folder keeps its owner, to whom root gives
-	// what is restored, and gets mode 0700.
+	// mount point or behind a symbolic link. Such a folder keeps its owner, to whom root gives what is restored, and gets
+	// mode 0700.
 	DataDir string
 	// Name and PeerURL are those of the member that will serve the data.
 	Name, PeerURL string

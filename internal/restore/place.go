@@ -84,15 +84,15 @@ func (p place) owned() error {
 	return nil
 }
 
-// empty refuses a folder that holds something. What a restore left that was cut off is nothing, nor is what mkfs puts into
-// each new file system.
+// empty refuses a folder that holds something. What a restore of ours left that was cut off is nothing, nor is what mkfs puts
+// into each new file system.
 func (p place) empty() error {
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.IsDir() && (e.Name() == workName || e.Name() == "lost+found" && ownedByRoot(e)) {
+		if e.IsDir() && (e.Name() == workName && ownedBy(e, os.Geteuid()) || e.Name() == "lost+found" && ownedBy(e, 0)) {
 			continue
 		}
 		return fmt.Errorf("%w: the folder holds %q", ErrTargetInUse, e.Name())
@@ -100,13 +100,13 @@ func (p place) empty() error {
 	return nil
 }
 
-func ownedByRoot(e fs.DirEntry) bool {
+func ownedBy(e fs.DirEntry, user int) bool {
 	info, err := e.Info()
 	if err != nil {
 		return false
 	}
 	stat, is := info.Sys().(*syscall.Stat_t)
-	return is && stat.Uid == 0
+	return is && int(stat.Uid) == user
 }
 
 // room refuses where there is not that much space, in bytes. What a restore left that was cut off goes before the next one.
@@ -159,8 +159,14 @@ func (p place) begin() (end func() error, err error) {
 
 // enter takes the lock of a work folder, which is made when it is missing, and empties it.
 func enter(work string) (leave func() error, err error) {
-	if info, err := os.Lstat(work); err == nil && !info.IsDir() {
-		return nil, fmt.Errorf("%w: %q is no folder", ErrTargetInUse, work)
+	if info, err := os.Lstat(work); err == nil {
+		if !info.IsDir() {
+			return nil, fmt.Errorf("%w: %q is no folder", ErrTargetInUse, work)
+		}
+		// Whose it is could put anything in the place of what is made there.
+		if stat, is := info.Sys().(*syscall.Stat_t); is && int(stat.Uid) != os.Geteuid() {
+			return nil, fmt.Errorf("%w: %q, where the restore would work, belongs to user %d; remove it", ErrTargetInUse, work, stat.Uid)
+		}
 	}
 	if err := durable.MkdirAll(work, 0o700); err != nil {
 		return nil, err

@@ -184,6 +184,15 @@ func TestCheckFresh(t *testing.T) {
 				must(t, os.Chown(filepath.Join(dir, "lost+found"), 12345, 12345))
 			}
 		}, `holds "lost+found"`},
+		"a leftover of somebody": {func(t *testing.T, dir string) {
+			must(t, os.MkdirAll(filepath.Join(dir, workName), 0o700))
+			if os.Getuid() == 0 {
+				must(t, os.Chown(filepath.Join(dir, workName), 12345, 12345))
+			} else { // only root can make what belongs to others
+				must(t, os.Remove(filepath.Join(dir, workName)))
+				must(t, os.WriteFile(filepath.Join(dir, workName), nil, 0o600))
+			}
+		}, `holds ".restoring"`},
 		"a file as leftover": {func(t *testing.T, dir string) {
 			must(t, os.Mkdir(dir, 0o700))
 			must(t, os.WriteFile(filepath.Join(dir, workName), nil, 0o600))
