@@ -228,19 +228,20 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
-// TestLeastToRead: a chain through few bytes is preferred, whatever its shape.
-func TestLeastToRead(t *testing.T) {
+// TestNewestBase: users and roles are those of the snapshot that a chain begins with, so that it is the newest one that is not
+// after the target, whatever there is to read.
+func TestNewestBase(t *testing.T) {
 	merged := live(11, 30, 11)
 	merged.Object.Size = 12
 	list := Of([]repository.Manifest{snapshot(5, 10, 9, 10), snapshot(5, 29, 29, 30)}, []repository.Segment{live(11, 20, 11), live(21, 30, 21), merged}, nil)
-	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 10 && chain.Base.Content.Revision != 29 || len(chain.Segments) != 1 {
+	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 29 || len(chain.Segments) != 1 {
 		t.Errorf("%+v, %v", chain, err)
 	}
 	if chain, err := Resolve(list, Target{Revision: 29}, eachSecond); err != nil || chain.Base.Content.Revision != 29 || len(chain.Segments) != 0 {
 		t.Errorf("a snapshot's own revision: %+v, %v", chain, err)
 	}
 	list[0].Snapshots[1].Object.Size = 1_000_000
-	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 10 || chain.Size() != 1012 {
+	if chain, err := Resolve(list, Target{Revision: 30}, eachSecond); err != nil || chain.Base.Content.Revision != 29 || chain.Size() != 1_000_012 {
 		t.Errorf("base %s, %d bytes, %v", chain.Base.Content.Revision, chain.Size(), err)
 	}
 }

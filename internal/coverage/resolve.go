@@ -174,8 +174,8 @@ func (t Timeline) Highest() (r history.Revision) {
 	return r
 }
 
-// chain is the one to a revision that is covered: the newest snapshot of that very revision, which needs no more than to be
-// read, or else the one with the least to read.
+// chain is the one to a revision that is covered: from the newest snapshot that is not after it, as users and roles are as they
+// were there; or else from the one after it, with its history, that has the least to read.
 func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 	var best *Chain
 	var path []int
@@ -187,14 +187,14 @@ func (t Timeline) chain(r history.Revision, times Times) (Chain, error) {
 		case own.Last == r:
 			size = -1 // whatever its size; of several the first that comes by, which is the newest
 		case own.Contains(r):
+		case own.Last < r && least <= 0:
+			continue // a newer one leads there
 		case own.Last < r:
 			through = t.path(own.Last, r)
 			if n := len(through); n == 0 || t.Segments[through[n-1]].Last < r {
 				continue
 			}
-			for _, i := range through {
-				size += t.Segments[i].Object.Size
-			}
+			size = 0 // before any that is after it
 		default:
 			continue
 		}
